@@ -1,0 +1,89 @@
+"""The seam of the feature store: raw profiles, histories, seen sets and the event stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from recsys.columns import EventType
+from recsys.types import Ids
+
+MAX_SEEN = 10_000
+"""Newest seen ids kept a user."""
+MAX_HISTORY = 1_000
+"""Newest history events kept a user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as it arrives; ids are raw, encoding happens at reading time."""
+
+    event_id: int
+    user_id: int
+    item_id: int
+    type: EventType
+    timestamp_ms: int
+    click_id: int | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a batch of events."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UserState:
+    """All that a request needs to know of one user, as of now.
+
+    Attributes:
+        attributes: the raw profile; empty when there is none.
+        history_ids, history_ms: (H,) clicked or converted items and their times, oldest to newest.
+        seen_ids: (S,) every item clicked or converted, at most MAX_SEEN, any order.
+    """
+
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    history_ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    history_ms: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    seen_ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+class Store(Protocol):
+    """Raw user state and the event stream. Every method may raise StoreError."""
+
+    async def read(self, user_id: int) -> UserState:
+        """State of a user in one round trip; the empty state for one never heard of."""
+        ...
+
+    async def record(self, events: Sequence[Event]) -> Recorded:
+        """Records events, each by one atomic step (dedupe by event_id, history, seen, stream).
+
+        Impressions go to the stream alone. A late event takes its place in the history by time.
+        """
+        ...
+
+    async def load(self, users: Iterable[tuple[int, UserState]], *, overwrite: bool = False) -> int:
+        """Bulk-loads states where the store has nothing newer; returns how many were written."""
+        ...
+
+    def stream(self, after: str = "0") -> AsyncIterator[tuple[str, Event]]:
+        """Events of the stream after a position, with their positions, oldest first; ends at its end."""
+        ...
+
+    async def trim(self, through: str) -> None:
+        """Forgets the stream up to and including a position, once it is safe elsewhere."""
+        ...
+
+    async def ping(self) -> None:
+        """Answers when the store does."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the connection; the store itself may go on."""
+        ...

@@ -1,0 +1,57 @@
+"""The `recsys` command: mounts the verb groups and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+from rich.console import Console
+
+import recsys
+from recsys.errors import RecsysError
+
+app = typer.Typer(
+    name="recsys",
+    help="A recommender's retrieval and ranking service: data, training, evaluation, serving.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(recsys.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """A recommender's retrieval and ranking service: data, training, evaluation, serving."""
+
+
+def main() -> None:
+    """Entry point: exit code 0, 1 (failed) or 2 (bad usage or input); no traceback for a user's mistake."""
+    try:
+        code = app(standalone_mode=False)
+    except RecsysError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        _say("interrupted")
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {sentence}", highlight=False, markup=True)
+
+
+if __name__ == "__main__":
+    main()
