@@ -1,0 +1,52 @@
+"""What a recipe may be fitted on: encoded items and users, training sequences, a validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recsys.data.catalogue import Catalogue
+from recsys.data.interactions import EvaluationSet, Interactions
+from recsys.features.feature_set import FeatureSet
+from recsys.features.online import OnlineEncoder
+
+Codes = Mapping[str, NDArray[np.integer[Any]]]
+"""Encoded columns by feature name: (n,) or (n, values) codes, 0 = missing, 1 = unseen."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainView:
+    """Everything a recipe sees; nothing after the hold-out is in it.
+
+    Attributes:
+        catalogue: the N items, addressed by row.
+        features: how raw attributes become codes.
+        encoder: the serving encoder, so that validation sees what a server sees.
+        items: encoded item attributes, N rows each.
+        users: encoded user attributes, aligned with `train.user_ids`.
+        train: the sequences to fit on, oldest to newest.
+        validation: targets taken from what remains after the hold-out; None when there are none.
+        user_frame: raw attributes aligned with `validation.sequences.user_ids` (and `train.user_ids`).
+        epochs: the number chosen by a held-out twin (a refit); None = choose on validation.
+        seed: of weights, batches and dropout.
+        threads: CPU threads to use.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    catalogue: Catalogue
+    features: FeatureSet
+    encoder: OnlineEncoder
+    items: Codes
+    users: Codes
+    train: Interactions
+    validation: EvaluationSet | None
+    user_frame: pl.DataFrame | None
+    epochs: int | None = None
+    seed: int = 0
+    threads: int = 1
+    device: str = "auto"
