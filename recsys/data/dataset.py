@@ -1,0 +1,291 @@
+"""A dataset on disk: a directory of events, items and users that is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Literal
+
+import polars as pl
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, TITLE, USER_ID, VALUE, EventType
+from recsys.config import Config
+from recsys.data.content_hash import batches_hash, combine, frame_hash
+from recsys.data.string_ids import KEY
+from recsys.errors import DataError
+from recsys.files import replacing_directory, write_text
+
+EVENT_SCHEMA: Final = pl.Schema(
+    {
+        USER_ID: pl.Int64(),
+        ITEM_ID: pl.Int64(),
+        EVENT: pl.Enum([kind.value for kind in EventType]),
+        TIMESTAMP_MS: pl.Int64(),
+        EVENT_ID: pl.Int64(),
+        CLICK_ID: pl.Int64(),
+        VALUE: pl.Float32(),
+    }
+)
+"""Columns of `events.parquet`; click_id and value may be null, the others not."""
+
+TimeKind = Literal["real", "order"]
+IdKind = Literal["integer", "string"]
+
+_INFO: Final = "dataset.json"
+_EVENTS: Final = "events.parquet"
+_ITEMS: Final = "items.parquet"
+_USERS: Final = "users.parquet"
+_ITEM_KEYS: Final = "item_keys.parquet"
+_USER_KEYS: Final = "user_keys.parquet"
+REJECTED: Final = "rejected.parquet"
+_ROWS_A_GROUP: Final = 1 << 18
+
+
+class Counts(Config):
+    """How much a dataset holds; `by_type` counts events by their type."""
+
+    events: int
+    users: int
+    items: int
+    by_type: dict[str, int]
+    rejected: int = 0
+
+
+class DatasetInfo(Config):
+    """What `dataset.json` says.
+
+    Attributes:
+        name: what reports call the dataset.
+        time: "real" (Unix milliseconds) or "order" (`timestamp_ms` is the 0-based position in the
+            user's history: neither comparable between users nor a time).
+        user_ids, item_ids: "string" when the ids are hashes of strings, with a dictionary beside.
+        content_hash: of events, items, users and dictionaries; the same data give the same hash.
+        source: where it came from, for people.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    time: TimeKind
+    user_ids: IdKind = "integer"
+    item_ids: IdKind = "integer"
+    counts: Counts
+    content_hash: str
+    source: str = ""
+
+
+class Dataset:
+    """An opened dataset directory; the tables are read when asked for."""
+
+    def __init__(self, path: Path, info: DatasetInfo) -> None:
+        self.path = path
+        self.info = info
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """Opens a dataset directory and checks that its tables have the columns they need.
+
+        Raises:
+            DataError: names the file or column that is missing or wrong.
+        """
+        if not path.is_dir():
+            what = "is a file, not a dataset directory" if path.exists() else "does not exist"
+            raise DataError(f"{path} {what}; make one with `recsys data import` or `recsys data fetch`")
+        info = _read_info(path / _INFO)
+        _check_columns(path / _EVENTS, EVENT_SCHEMA)
+        _check_columns(path / _ITEMS, pl.Schema({ITEM_ID: pl.Int64()}))
+        _check_columns(path / _USERS, pl.Schema({USER_ID: pl.Int64()}))
+        if info.item_ids == "string":
+            _check_columns(path / _ITEM_KEYS, pl.Schema({ITEM_ID: pl.Int64(), KEY: pl.String()}))
+        if info.user_ids == "string":
+            _check_columns(path / _USER_KEYS, pl.Schema({USER_ID: pl.Int64(), KEY: pl.String()}))
+        return cls(path, info)
+
+    def events(self) -> pl.LazyFrame:
+        """Every event, columns of EVENT_SCHEMA, sorted by (timestamp_ms, event_id)."""
+        return pl.scan_parquet(self.path / _EVENTS)
+
+    def items(self) -> pl.DataFrame:
+        """Every item: item_id and attributes, sorted by item_id; row i is row i of the catalogue."""
+        return self._items
+
+    def users(self) -> pl.DataFrame:
+        """Every user: user_id and attributes, sorted by user_id."""
+        return self._users
+
+    def item_keys(self) -> pl.DataFrame | None:
+        """(item_id, key) sorted by item_id where the ids are hashed strings, else None."""
+        return pl.read_parquet(self.path / _ITEM_KEYS) if self.info.item_ids == "string" else None
+
+    def user_keys(self) -> pl.DataFrame | None:
+        """(user_id, key) sorted by user_id where the ids are hashed strings, else None."""
+        return pl.read_parquet(self.path / _USER_KEYS) if self.info.user_ids == "string" else None
+
+    @cached_property
+    def _items(self) -> pl.DataFrame:
+        return pl.read_parquet(self.path / _ITEMS)
+
+    @cached_property
+    def _users(self) -> pl.DataFrame:
+        return pl.read_parquet(self.path / _USERS)
+
+
+def write_dataset(
+    path: Path,
+    *,
+    events: pl.LazyFrame | pl.DataFrame,
+    items: pl.DataFrame | None = None,
+    users: pl.DataFrame | None = None,
+    name: str,
+    time: TimeKind,
+    user_keys: pl.DataFrame | None = None,
+    item_keys: pl.DataFrame | None = None,
+    rejected: pl.DataFrame | None = None,
+    source: str = "",
+) -> Dataset:
+    """Writes a dataset directory atomically: `path` is the old one or the new one, whole.
+
+    Args:
+        path: a directory that does not exist, is empty, or is a dataset (which is replaced).
+        events: user_id, item_id, timestamp_ms and optionally the rest of EVENT_SCHEMA, in any
+            order; without `event` all are clicks, without `event_id` it is the row number.
+        items, users: an id column and attributes; those that only events name are added.
+        user_keys, item_keys: dictionaries (id, key) where the ids are hashed strings.
+        rejected: rows that an import left out, kept as `rejected.parquet`.
+
+    Raises:
+        DataError: for a missing or repeated id, a missing column, no event at all, or a `path`
+            that holds something else.
+    """
+    check_replaceable(path)
+    with replacing_directory(path) as folder:
+        _write_events(events, folder / _EVENTS)
+        written = pl.scan_parquet(folder / _EVENTS)
+        by_type = _count_by_type(written)
+        item_table = _entities(items, written, ITEM_ID)
+        user_table = _entities(users, written, USER_ID)
+        tables = {_ITEMS: item_table, _USERS: user_table, _ITEM_KEYS: item_keys, _USER_KEYS: user_keys}
+        hashes = [batches_hash(EVENT_SCHEMA, _batches(folder / _EVENTS))]
+        for file_name, table in tables.items():
+            if table is not None:
+                table.write_parquet(folder / file_name, compression="zstd", statistics=True)
+                hashes.append(frame_hash(table))
+        if rejected is not None and rejected.height:
+            rejected.write_parquet(folder / REJECTED, compression="zstd")
+        info = DatasetInfo(
+            name=name,
+            time=time,
+            user_ids="integer" if user_keys is None else "string",
+            item_ids="integer" if item_keys is None else "string",
+            counts=Counts(
+                events=sum(by_type.values()),
+                users=user_table.height,
+                items=item_table.height,
+                by_type=by_type,
+                rejected=0 if rejected is None else rejected.height,
+            ),
+            content_hash=combine(hashes),
+            source=source,
+        )
+        write_text(folder / _INFO, info.model_dump_json(indent=2) + "\n")
+    return Dataset.open(path)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuses to write a dataset over something that is not one.
+
+    Raises:
+        DataError: when `path` is a file, or a directory that is neither empty nor a dataset.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise DataError(f"{path} is a file; give a directory to write the dataset to")
+    if not (path / _INFO).is_file() and any(path.iterdir()):
+        raise DataError(f"{path} exists and is not a dataset (it has no {_INFO}); give another directory or remove it")
+
+
+def _write_events(events: pl.LazyFrame | pl.DataFrame, file: Path) -> None:
+    frame = events.lazy()
+    present = frame.collect_schema()
+    for column in (USER_ID, ITEM_ID, TIMESTAMP_MS):
+        if column not in present:
+            raise DataError(f"events have no column {column!r}; they have: {', '.join(present)}")
+    if EVENT_ID not in present:
+        frame = frame.with_row_index(EVENT_ID)
+    absent: dict[str, pl.Expr] = {EVENT: pl.lit(EventType.CLICK.value), CLICK_ID: pl.lit(None), VALUE: pl.lit(None)}
+    frame = frame.with_columns(expr.alias(name) for name, expr in absent.items() if name not in present)
+    frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_SCHEMA.items())
+    frame.sort(TIMESTAMP_MS, EVENT_ID).sink_parquet(
+        file, compression="zstd", compression_level=1, row_group_size=_ROWS_A_GROUP, engine="streaming"
+    )
+    required = [name for name in EVENT_SCHEMA if name not in (CLICK_ID, VALUE)]
+    nulls = pl.scan_parquet(file).select(pl.col(required).null_count()).collect().row(0, named=True)
+    for column, count in nulls.items():
+        if count:
+            raise DataError(f"events: column {column!r} is empty in {count} rows; every event needs it")
+
+
+def _count_by_type(events: pl.LazyFrame) -> dict[str, int]:
+    counted = dict(events.group_by(EVENT).len().collect(engine="streaming").iter_rows())
+    if not counted:
+        raise DataError("there is no event to write; a dataset needs at least one")
+    return {kind.value: counted.get(kind.value, 0) for kind in EventType}
+
+
+def _entities(table: pl.DataFrame | None, events: pl.LazyFrame, id_column: str) -> pl.DataFrame:
+    """The table of items or users, with those that only events name added, sorted by id."""
+    seen = events.select(pl.col(id_column).unique()).collect(engine="streaming")
+    if table is None:
+        return seen.sort(id_column)
+    if id_column not in table.columns:
+        raise DataError(f"the table of attributes has no column {id_column!r}; it has: {', '.join(table.columns)}")
+    table = table.with_columns(pl.col(id_column).cast(pl.Int64)).select(id_column, pl.exclude(id_column))
+    repeated = table.filter(pl.col(id_column).is_duplicated())
+    if repeated.height:
+        raise DataError(f"{id_column} {repeated[id_column][0]} stands in more than one row of its table of attributes")
+    if table[id_column].null_count():
+        raise DataError(f"{id_column} is empty in a row of its table of attributes")
+    missing = seen.join(table, on=id_column, how="anti")
+    return pl.concat([table, missing], how="diagonal").sort(id_column)
+
+
+def _batches(file: Path) -> Iterator[pl.DataFrame]:
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(batch_size=_ROWS_A_GROUP):
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            yield frame
+
+
+def _read_info(file: Path) -> DatasetInfo:
+    try:
+        return DatasetInfo.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file.parent} is not a dataset: it has no {file.name}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its text"
+        raise DataError(f"{file}: {where}: {first['msg']}; import the data again") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+
+
+def _check_columns(file: Path, needed: pl.Schema) -> None:
+    if not file.is_file():
+        raise DataError(f"{file.parent} is not a whole dataset: it has no {file.name}; import the data again")
+    try:
+        schema = pl.read_parquet_schema(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{file}: not a readable Parquet file: {error}") from None
+    for column, kind in needed.items():
+        if column not in schema:
+            raise DataError(f"{file}: has no column {column!r}; it has: {', '.join(schema)}")
+        if schema[column] != kind:
+            raise DataError(f"{file}: column {column!r} is {schema[column]}, not {kind}")
+
+
+__all__ = ["Counts", "Dataset", "DatasetInfo", "EVENT_SCHEMA", "REJECTED", "TITLE", "check_replaceable", "write_dataset"]

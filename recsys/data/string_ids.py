@@ -1,0 +1,47 @@
+"""String ids: a stable 63-bit hash, and the dictionary for the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import polars as pl
+import xxhash
+
+from recsys.errors import DataError
+from recsys.types import Ids
+
+KEY: Final = "key"
+"""Column of a dictionary that holds the string; the other is the id column."""
+
+_LOW_63_BITS: Final = (1 << 63) - 1
+
+
+def hash_key(key: str) -> int:
+    """The id of a string: xxh3-64 of its UTF-8 with the high bit cleared, so 0 ≤ id < 2**63."""
+    return xxhash.xxh3_64_intdigest(key.encode()) & _LOW_63_BITS
+
+
+def hash_keys(keys: Sequence[str] | pl.Series) -> Ids:
+    """`hash_key` of each of n strings, (n,) int64."""
+    return np.fromiter((hash_key(key) for key in keys), np.int64, count=len(keys))
+
+
+def key_dictionary(keys: pl.Series, id_column: str) -> pl.DataFrame:
+    """The dictionary (`id_column`, key) of distinct strings, sorted by id.
+
+    Raises:
+        DataError: when two different strings have the same hash.
+    """
+    distinct = keys.drop_nulls().unique()
+    ids = pl.Series(id_column, hash_keys(distinct), pl.Int64)
+    dictionary = pl.DataFrame([ids, distinct.alias(KEY)]).sort(id_column, KEY)
+    clash = dictionary.filter(pl.col(id_column).is_duplicated())
+    if clash.height:
+        first, second = clash[KEY][0], clash[KEY][1]
+        raise DataError(
+            f"{id_column}: the strings {first!r} and {second!r} have the same 63-bit hash {clash[id_column][0]}; "
+            "rename one of them"
+        )
+    return dictionary
