@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from recsys.columns import ITEM_ID, TITLE
 from recsys.data.content_hash import combine, frame_hash
@@ -67,9 +68,9 @@ class Catalogue:
         """
         try:
             info = json.loads((directory / _INFO).read_text(encoding="utf-8"))
-            frame = pl.read_ipc(directory / _FRAME, memory_map=True)
-            keys = pl.read_ipc(directory / _KEYS, memory_map=True)[KEY] if info["string_ids"] else None
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            frame = _mapped(directory / _FRAME)
+            keys = _mapped(directory / _KEYS)[KEY] if info["string_ids"] else None
+        except (OSError, ValueError, KeyError, pa.ArrowException, pl.exceptions.PolarsError) as error:
             raise BundleError(f"{directory}: its catalogue ({_FRAME}, {_INFO}) cannot be read: {error}") from None
         if frame.height != info["rows"] or ITEM_ID not in frame.columns:
             raise BundleError(f"{directory / _FRAME} does not hold the {info['rows']} items that {_INFO} says")
@@ -144,6 +145,14 @@ class Catalogue:
 
 def _hash(frame: pl.DataFrame, keys: pl.Series | None) -> str:
     return combine([frame_hash(frame)] + ([] if keys is None else [frame_hash(keys.alias(KEY).to_frame())]))
+
+
+def _mapped(file: Path) -> pl.DataFrame:
+    """A frame whose columns lie in the file's pages, shared by all processes that map it."""
+    with pa.memory_map(str(file)) as source:
+        frame = pl.from_arrow(pa.ipc.open_file(source).read_all())
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _as_text(value: Any) -> str:

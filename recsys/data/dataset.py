@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, TITLE, USER_ID, VALUE, EventType
+from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID, VALUE, EventType
 from recsys.config import Config
 from recsys.data.content_hash import batches_hash, combine, frame_hash
 from recsys.data.string_ids import KEY
@@ -152,9 +152,14 @@ def write_dataset(
         path: a directory that does not exist, is empty, or is a dataset (which is replaced).
         events: user_id, item_id, timestamp_ms and optionally the rest of EVENT_SCHEMA, in any
             order; without `event` all are clicks, without `event_id` it is the row number.
-        items, users: an id column and attributes; those that only events name are added.
-        user_keys, item_keys: dictionaries (id, key) where the ids are hashed strings.
+        items: item_id and attributes; items that only events name are added, without attributes.
+        users: user_id and attributes, as `items`.
+        name: what reports call it.
+        time: "order" when timestamp_ms is only the position in the user's history.
+        user_keys: dictionary (user_id, key) where user ids are hashed strings.
+        item_keys: dictionary (item_id, key) where item ids are hashed strings.
         rejected: rows that an import left out, kept as `rejected.parquet`.
+        source: where the data came from, for people.
 
     Raises:
         DataError: for a missing or repeated id, a missing column, no event at all, or a `path`
@@ -286,6 +291,3 @@ def _check_columns(file: Path, needed: pl.Schema) -> None:
             raise DataError(f"{file}: has no column {column!r}; it has: {', '.join(schema)}")
         if schema[column] != kind:
             raise DataError(f"{file}: column {column!r} is {schema[column]}, not {kind}")
-
-
-__all__ = ["Counts", "Dataset", "DatasetInfo", "EVENT_SCHEMA", "REJECTED", "TITLE", "check_replaceable", "write_dataset"]

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from recsys.columns import EVENT, EVENT_ID, ITEM_ID, POSITIVE_EVENTS, TIMESTAMP_MS, USER_ID
 from recsys.data.catalogue import Catalogue
-from recsys.types import Ids, Offsets, RaggedRows, RowMask, Rows, Users, offsets_of
+from recsys.types import Bools, Ids, Offsets, RaggedRows, RowMask, Rows, Users, offsets_of
+
+
+def positives(events: pl.LazyFrame) -> pl.LazyFrame:
+    """The events that make a history: clicks and conversions."""
+    return events.filter(pl.col(EVENT).cast(pl.String).is_in([kind.value for kind in POSITIVE_EVENTS]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +67,11 @@ class Interactions:
             self.user_ids[present], offsets_of(lengths[present]), self.rows[keep], self.timestamps_ms[keep]
         )
 
+    def first_occurrence(self) -> Bools:
+        """(T,) whether the user meets the item for the first time."""
+        widest = int(self.rows.max(initial=0)) + 1
+        return pl.Series(self.user_of() * np.int64(widest) + self.rows).is_first_distinct().to_numpy()
+
     @classmethod
     def from_events(cls, events: pl.LazyFrame | pl.DataFrame, catalogue: Catalogue) -> Interactions:
         """Sequences of the clicks and conversions in `events`, ordered by (timestamp_ms, event_id).
@@ -69,8 +79,7 @@ class Interactions:
         Events of items outside the catalogue are left out.
         """
         frame = (
-            events.lazy()
-            .filter(pl.col(EVENT).cast(pl.String).is_in([kind.value for kind in POSITIVE_EVENTS]))
+            positives(events.lazy())
             .select(USER_ID, ITEM_ID, TIMESTAMP_MS, EVENT_ID)
             .sort(USER_ID, TIMESTAMP_MS, EVENT_ID)
             .collect()
@@ -117,7 +126,8 @@ class EvaluationSet:
         """Targets start…stop-1 as a batch of users: history = excluded = what came before the target.
 
         Args:
-            start, stop: as in a slice.
+            start: first target.
+            stop: one past the last target.
             attributes: user_id and attribute columns; users that are not in it have none.
         """
         user = self.user[start:stop]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from recsys.columns import CREATED_MS, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import EvaluationSet, Interactions
+from recsys.data.interactions import EvaluationSet, Interactions, positives
 from recsys.errors import DataError, UsageError
-from recsys.types import RowMask
+from recsys.types import Bools, Ids, RowMask
 
 Protocol = Literal["leave_one_out", "global_time"]
 
@@ -59,7 +59,8 @@ class Holdout:
     @property
     def protocol(self) -> Protocol | None:
         """Name of the protocol in reports; None when nothing is held out."""
-        return {"none": None, "last": "leave_one_out", "time": "global_time"}[self.kind]  # type: ignore[return-value]
+        protocols: dict[str, Protocol | None] = {"none": None, "last": "leave_one_out", "time": "global_time"}
+        return protocols[self.kind]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,35 +103,112 @@ def _split_by_position(dataset: Dataset, holdout: Holdout, everything: Interacti
     lengths = everything.lengths
     held = 2 if holdout.kind == "last" else 1
     users = np.flatnonzero(lengths > held).astype(np.int32)
-    train_length = lengths.copy()
-    train_length[users] -= held
-    position = np.arange(everything.size) - np.repeat(everything.offsets[:-1], lengths)
-    train = everything.where(position < np.repeat(train_length, lengths))
     if not len(users):
         raise DataError(
-            f"{dataset.path}: --holdout {holdout} needs a user with at least {held + 1} clicks or conversions; there is none"
+            f"{dataset.path}: --holdout {holdout} needs a user with at least {held + 1} clicks or conversions; "
+            "there is none"
         )
-    validation = _targets(everything, users, train_length[users])
-    test = _targets(everything, users, train_length[users] + 1) if held == 2 else None
-    first_held = everything.offsets[users] + train_length[users]
-    return Split(holdout, train, validation, test, everything, _events_before(dataset, everything, users, first_held))
+    kept = lengths.copy()
+    kept[users] -= held
+    position = np.arange(everything.size) - np.repeat(everything.offsets[:-1], lengths)
+    return Split(
+        holdout=holdout,
+        train=everything.where(position < np.repeat(kept, lengths)),
+        validation=_targets(everything, users, kept[users]),
+        test=_targets(everything, users, kept[users] + 1) if held == 2 else None,
+        everything=everything,
+        train_events=_events_before_last(dataset.events(), held),
+    )
 
 
-def _events_before(
-    dataset: Dataset, everything: Interactions, users: NDArray[np.int32], first_held: NDArray[np.int64]
-) -> pl.LazyFrame:
-    """Events older than their user's first held-out one; all events of users without any."""
-    raise DataError("")
+def _events_before_last(events: pl.LazyFrame, held: int) -> pl.LazyFrame:
+    """Events older than their user's `held` newest positives; all of users with no more than that."""
+    order = [TIMESTAMP_MS, EVENT_ID]
+    first_held = (
+        positives(events)
+        .group_by(USER_ID)
+        .agg(
+            pl.len().alias("positives"),
+            *(pl.col(n).sort_by(order).get(-held, null_on_oob=True).alias(f"held_{n}") for n in order),
+        )
+        .filter(pl.col("positives") > held)
+        .drop("positives")
+    )
+    older = (pl.col(TIMESTAMP_MS) < pl.col(f"held_{TIMESTAMP_MS}")) | (
+        (pl.col(TIMESTAMP_MS) == pl.col(f"held_{TIMESTAMP_MS}")) & (pl.col(EVENT_ID) < pl.col(f"held_{EVENT_ID}"))
+    )
+    return (
+        events.join(first_held, on=USER_ID, how="left", maintain_order="left")
+        .filter(older | pl.col(f"held_{EVENT_ID}").is_null())
+        .drop(f"held_{name}" for name in order)
+    )
 
 
 def _split_by_time(dataset: Dataset, catalogue: Catalogue, holdout: Holdout, everything: Interactions) -> Split:
-    raise DataError("")
+    """Training before t1, validation from t1 to t2, test from t2 on; histories roll forward."""
+    if dataset.info.time == "order":
+        raise DataError(
+            f"{dataset.path} knows only the order of each user's events, not their times: "
+            f"--holdout {holdout} cannot be made from it; use --holdout last"
+        )
+    events = dataset.events()
+    test_from = _quantile(events, dataset.info.counts.events, 1 - holdout.share)
+    before = int(events.select((pl.col(TIMESTAMP_MS) < test_from).sum()).collect().item())
+    cut_off = _quantile(events, before, 1 - holdout.share)
+    times = everything.timestamps_ms
+    train = everything.where(times < cut_off)
+    train_events = events.filter(pl.col(TIMESTAMP_MS) < cut_off)
+    eligible = _known_items(train_events, catalogue, cut_off)
+    validation = _targets_at(everything, (times >= cut_off) & (times < test_from), eligible)
+    test = _targets_at(everything, times >= test_from, eligible)
+    for part, size in (("train on", train.size), ("validate on", len(validation)), ("test on", len(test))):
+        if not size:
+            raise DataError(
+                f"{dataset.path}: --holdout {holdout} leaves nothing to {part}: too few events, or too many at the "
+                "same time; use another share or --holdout last"
+            )
+    return Split(holdout, train, validation, test, everything, train_events, cut_off)
+
+
+def _quantile(events: pl.LazyFrame, count: int, share: float) -> int:
+    """Time of the event that `share` of the first `count` are before; `events` are sorted by time."""
+    at = min(int(share * count), max(count - 1, 0))
+    return int(events.select(TIMESTAMP_MS).slice(at, 1).collect().item())
+
+
+def _known_items(train_events: pl.LazyFrame, catalogue: Catalogue, cut_off: int) -> RowMask:
+    """Items with an event, or a date of creation, before the cut-off."""
+    seen = train_events.select(pl.col(ITEM_ID).unique()).collect()[ITEM_ID].to_numpy()
+    rows = catalogue.rows_of(seen)
+    known = np.zeros(len(catalogue), np.bool_)
+    known[rows[rows >= 0]] = True
+    if CREATED_MS in catalogue.frame.columns:
+        known |= (catalogue.frame[CREATED_MS] < cut_off).fill_null(False).to_numpy()
+    return RowMask(known)
+
+
+def _targets_at(sequences: Interactions, chosen: Bools, eligible: RowMask) -> EvaluationSet:
+    """A target for every interaction that `chosen` (T,) marks."""
+    flat = np.flatnonzero(chosen)
+    user = (np.searchsorted(sequences.offsets, flat, side="right") - 1).astype(np.int32)
+    return _targets(sequences, user, flat - sequences.offsets[user], eligible)
 
 
 def _targets(
-    sequences: Interactions,
-    user: NDArray[np.int32],
-    position: NDArray[np.integer],
-    eligible: RowMask | None = None,
+    sequences: Interactions, user: NDArray[np.int32], position: Ids, eligible: RowMask | None = None
 ) -> EvaluationSet:
-    raise DataError("")
+    """The interactions at `position` of `user` as targets, less those no protocol can reward."""
+    flat = sequences.offsets[user] + position
+    target = sequences.rows[flat]
+    allowed = np.ones(len(target), np.bool_) if eligible is None else eligible.allowed[target]
+    fresh = sequences.first_occurrence()[flat]
+    keep = allowed & fresh
+    return EvaluationSet(
+        sequences=sequences,
+        user=user[keep],
+        history_end=position[keep].astype(np.int32),
+        target=target[keep],
+        eligible=eligible,
+        dropped=int(np.count_nonzero(~allowed)),
+        repeated=int(np.count_nonzero(allowed & ~fresh)),
+    )

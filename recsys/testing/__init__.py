@@ -1,0 +1,1 @@
+"""What tests share: toy data checked by hand, planted structures, contract suites."""
