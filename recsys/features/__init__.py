@@ -1,0 +1,1 @@
+"""Features: one definition, encoded by polars for training and by NumPy for serving."""
