@@ -15,6 +15,10 @@ MAX_SEEN = 10_000
 """Newest seen ids kept a user."""
 MAX_HISTORY = 1_000
 """Newest history events kept a user."""
+DEDUPE_SECONDS = 7 * 24 * 3600.0
+"""How long an event id is remembered: a repetition within a week changes nothing."""
+STREAM_LENGTH = 1_000_000
+"""Newest events kept for whoever drains the stream, about 80 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,15 @@ class Store(Protocol):
         """
         ...
 
-    async def load(self, users: Iterable[tuple[int, UserState]], *, overwrite: bool = False) -> int:
-        """Bulk-loads states where the store has nothing newer; returns how many were written."""
+    async def load(
+        self, users: Iterable[tuple[int, UserState]], *, overwrite: bool = False, source: str | None = None
+    ) -> int:
+        """Bulk-loads states where the store has nothing newer; returns how many users were written.
+
+        A user whose newest stored event is later keeps it all (a missing profile is filled in); one whose
+        newest event is of the same time keeps history and seen ids and takes the profile. `source` names
+        where the states come from: a store that outlives its process skips a second load of the same.
+        """
         ...
 
     def stream(self, after: str = "0") -> AsyncIterator[tuple[str, Event]]:
