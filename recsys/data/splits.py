@@ -73,6 +73,7 @@ class Split:
         validation: what to choose settings and epochs by; taken from what remains after the test.
         test: what is looked at once; None when nothing is held out.
         everything: every click and conversion given: what a refit learns from.
+        known: everything but the test: what a server may know of its users when it is tested.
         train_events: events of all types that lie in the training part.
         cut_off_ms: first instant that training did not see (time splits only).
     """
@@ -82,6 +83,7 @@ class Split:
     validation: EvaluationSet | None
     test: EvaluationSet | None
     everything: Interactions
+    known: Interactions
     train_events: pl.LazyFrame
     cut_off_ms: int | None = None
 
@@ -108,8 +110,9 @@ def _split_by_position(dataset: Dataset, holdout: Holdout, everything: Interacti
             f"{dataset.path}: --holdout {holdout} needs a user with at least {held + 1} clicks or conversions; "
             "there is none"
         )
-    kept = lengths.copy()
+    kept, known = lengths.copy(), lengths.copy()
     kept[users] -= held
+    known[users] -= held - 1
     position = np.arange(everything.size) - np.repeat(everything.offsets[:-1], lengths)
     return Split(
         holdout=holdout,
@@ -117,6 +120,7 @@ def _split_by_position(dataset: Dataset, holdout: Holdout, everything: Interacti
         validation=_targets(everything, users, kept[users]),
         test=_targets(everything, users, kept[users] + 1) if held == 2 else None,
         everything=everything,
+        known=everything.where(position < np.repeat(known, lengths)),
         train_events=_events_before_last(dataset.events(), held),
     )
 
@@ -167,7 +171,8 @@ def _split_by_time(dataset: Dataset, catalogue: Catalogue, holdout: Holdout, eve
                 f"{dataset.path}: --holdout {holdout} leaves nothing to {part}: too few events, or too many at the "
                 "same time; use another share or --holdout last"
             )
-    return Split(holdout, train, validation, test, everything, train_events, cut_off)
+    known = everything.where(times < test_from)
+    return Split(holdout, train, validation, test, everything, known, train_events, cut_off)
 
 
 def _quantile(events: pl.LazyFrame, count: int, share: float) -> int:

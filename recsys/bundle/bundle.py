@@ -1,0 +1,150 @@
+"""Opening a bundle: files checked, hashes compared, then everything that a server or a report needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.bundle.component import ComponentInfo, components_below, read_component
+from recsys.bundle.manifest import (
+    FEATURES_FOLDER,
+    USERS_FOLDER,
+    Manifest,
+    check_files,
+    read_manifest,
+)
+from recsys.bundle.openers import CHANNEL_OPENERS, SCORER_OPENERS
+from recsys.bundle.users import BundleUsers
+from recsys.cascade.cascade import Cascade
+from recsys.data.catalogue import Catalogue
+from recsys.errors import BundleError, FeatureMismatchError
+from recsys.features.feature_set import FeatureSet
+from recsys.features.online import OnlineEncoder
+from recsys.ranking.scorer import Scorer
+from recsys.retrieval.channel import Channel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """One whole, opened version of what is served.
+
+    Attributes:
+        version: name of its folder.
+        path: that folder.
+        manifest: what it was made from.
+        components: descriptions by component name.
+        catalogue: the items; row = position in every array of the bundle.
+        features, encoder: the feature set and its NumPy encoder over the catalogue.
+        channels, scorers: by name, in the order of the answer's channel masks.
+        cascade: the channels and scorers as one `run`.
+        users: attributes, newest history and seen ids of the users known at training time.
+    """
+
+    version: str
+    path: Path
+    manifest: Manifest
+    components: dict[str, ComponentInfo]
+    catalogue: Catalogue
+    features: FeatureSet
+    encoder: OnlineEncoder
+    channels: dict[str, Channel]
+    scorers: dict[str, Scorer]
+    cascade: Cascade
+    users: BundleUsers
+
+
+def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
+    """Opens the bundle in directory `path`.
+
+    Args:
+        path: bundles/<version>.
+        verify: whether to compare every file with its checksum first (about a second a gigabyte).
+
+    Raises:
+        BundleError: names the file that is missing, altered, truncated or not listed, or the
+            component that cannot be opened.
+        FeatureMismatchError: names the component that was made for other features or items.
+    """
+    manifest = read_manifest(path)
+    if verify:
+        check_files(path, manifest)
+    components = {info.name: info for info in map(read_component, components_below(path))}
+    check_hashes(components.values(), manifest)
+    catalogue = Catalogue.open(path)
+    _same("the catalogue", "catalogue", catalogue.hash, manifest.catalogue_hash)
+    features = FeatureSet.open(path / FEATURES_FOLDER)
+    _same("the feature set", "feature set", features.hash, manifest.feature_set_hash)
+    encoder = OnlineEncoder(features, catalogue)
+    channels = _open_channels(path, components.values(), catalogue, encoder)
+    scorers = _open_scorers(path, components.values(), catalogue, encoder, channels)
+    users = BundleUsers.open(path / USERS_FOLDER)
+    cascade = Cascade(list(channels.values()), list(scorers.values()))
+    return Bundle(
+        manifest.version, path, manifest, components, catalogue, features, encoder, channels, scorers, cascade, users
+    )
+
+
+def check_hashes(components: Iterable[ComponentInfo], manifest: Manifest) -> None:
+    """Compares the feature set and catalogue that every component was made for with the bundle's.
+
+    Raises:
+        FeatureMismatchError: names the first component that was made for others.
+    """
+    for info in components:
+        owner = f"component {info.name}"
+        _same(owner, "feature set", info.feature_set_hash, manifest.feature_set_hash)
+        _same(owner, "catalogue", info.catalogue_hash, manifest.catalogue_hash)
+
+
+def _same(owner: str, what: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise FeatureMismatchError(
+            f"{owner} has {what} {found[:12]}, the bundle has {expected[:12]}; train them together, from one dataset"
+        )
+
+
+def _open_channels(
+    path: Path, components: Iterable[ComponentInfo], catalogue: Catalogue, encoder: OnlineEncoder
+) -> dict[str, Channel]:
+    channels: dict[str, Channel] = {}
+    for info in components:
+        if info.kind != "channel":
+            continue
+        opener = CHANNEL_OPENERS.get(info.type)
+        if opener is None:
+            raise _unknown_type(info, CHANNEL_OPENERS)
+        channels[info.name] = opener(info.name, _folder(path, info), info.options, catalogue, encoder)
+    return channels
+
+
+def _open_scorers(
+    path: Path,
+    components: Iterable[ComponentInfo],
+    catalogue: Catalogue,
+    encoder: OnlineEncoder,
+    channels: dict[str, Channel],
+) -> dict[str, Scorer]:
+    scorers: dict[str, Scorer] = {}
+    for info in components:
+        if info.kind != "scorer":
+            continue
+        opener = SCORER_OPENERS.get(info.type)
+        if opener is None:
+            raise _unknown_type(info, SCORER_OPENERS)
+        needed = info.options.get("channel")
+        if needed is not None and needed not in channels:
+            raise BundleError(
+                f"component {info.name}: refers to channel {needed!r}; the bundle has {', '.join(channels) or 'none'}"
+            )
+        scorers[info.name] = opener(info.name, _folder(path, info), info.options, catalogue, encoder, channels)
+    return scorers
+
+
+def _folder(path: Path, info: ComponentInfo) -> Path:
+    return path / "components" / info.name
+
+
+def _unknown_type(info: ComponentInfo, openers: Iterable[str]) -> BundleError:
+    known = ", ".join(openers)
+    return BundleError(f"component {info.name}: no opener for type {info.type!r}; this version opens {known}")
