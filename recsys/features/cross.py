@@ -74,7 +74,7 @@ class Overlap:
     @staticmethod
     def offline(feature: OverlapFeature, pairs: pl.LazyFrame, items: pl.LazyFrame) -> NDArray[np.float64]:
         """See CrossEncoding."""
-        values = _values_of_items(items, feature.column)
+        values = _one_row_a_value(items.select(ITEM_ID, pl.col(feature.column).alias("value")))
         users = pairs.with_row_index("user")
         candidates = _one_row_each(users, pl.col("candidates"), "pair")
         history = _one_row_each(users, pl.col("history").list.tail(feature.length), "position")
@@ -96,14 +96,13 @@ CROSS_ENCODINGS: Final[dict[str, type[CrossEncoding]]] = {"overlap": Overlap}
 """Kind of a cross feature to its encodings."""
 
 
-def _values_of_items(items: pl.LazyFrame, column: str) -> pl.LazyFrame:
-    """Distinct (item_id, value) of a scalar or list column, missing values dropped."""
-    dtype = items.collect_schema()[column]
-    pairs = items.select(ITEM_ID, pl.col(column).alias("value"))
-    if isinstance(dtype, pl.List | pl.Array):
-        pairs = pairs.explode("value")
-        dtype = pairs.collect_schema()["value"]
-    return pairs.filter(~missing_expression(pl.col("value"), dtype)).unique()
+def _one_row_a_value(items: pl.LazyFrame) -> pl.LazyFrame:
+    """Explodes the column `value` where it holds lists and drops missing values; order is kept."""
+    if isinstance(items.collect_schema()["value"], pl.List | pl.Array):
+        items = items.explode("value")
+    dtype = items.collect_schema()["value"]
+    there = items.filter(~missing_expression(pl.col("value"), dtype))
+    return there.with_columns(pl.col("value").cast(pl.String)) if dtype in (pl.Categorical, pl.Enum) else there
 
 
 def _one_row_each(users: pl.LazyFrame, ids: pl.Expr, index: str) -> pl.LazyFrame:
@@ -114,16 +113,16 @@ def _one_row_each(users: pl.LazyFrame, ids: pl.Expr, index: str) -> pl.LazyFrame
 
 def _value_lists(items: pl.DataFrame, column: str) -> tuple[NDArray[np.int32], Offsets]:
     """The value codes of every row of the catalogue, end to end, each list led by a 0."""
-    rows = items.select(ITEM_ID).with_row_index("row")
-    found = _values_of_items(items.lazy(), column).collect()
-    distinct = found.select(pl.col("value").unique(maintain_order=True)).with_row_index("code", offset=1)
-    codes = found.join(distinct, on="value").join(rows, on=ITEM_ID).sort("row", "code")
-    counts = np.bincount(codes["row"].to_numpy(), minlength=len(items))
+    rows = items.lazy().select(pl.int_range(pl.len()).alias("row"), pl.col(column).alias("value"))
+    pairs = _one_row_a_value(rows).collect()
+    distinct = pairs["value"].unique()
+    codes = pairs["value"].replace_strict(distinct, np.arange(1, len(distinct) + 1), return_dtype=pl.Int32)
+    counts = np.bincount(pairs["row"].to_numpy(), minlength=len(items))
     offsets = offsets_of(counts + 1)
     values = np.zeros(offsets[-1], np.int32)
     leading = np.zeros(len(values), np.bool_)
     leading[offsets[:-1]] = True
-    values[~leading] = codes["code"].to_numpy()
+    values[~leading] = codes.to_numpy()
     return values, offsets
 
 
