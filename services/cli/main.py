@@ -7,9 +7,11 @@ import sys
 import click
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import recsys
 from recsys.errors import RecsysError
+from services.cli import bundle, train
 
 app = typer.Typer(
     name="recsys",
@@ -33,6 +35,10 @@ def root(
     """A recommender's retrieval and ranking service: data, training, evaluation, serving."""
 
 
+train.register(app)
+app.add_typer(bundle.app)
+
+
 def main() -> None:
     """Entry point: exit code 0, 1 (failed) or 2 (bad usage or input); no traceback for a user's mistake."""
     try:
@@ -50,7 +56,7 @@ def main() -> None:
 
 
 def _say(sentence: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {sentence}", highlight=False, markup=True)
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(sentence)}", highlight=False)
 
 
 if __name__ == "__main__":
