@@ -1,0 +1,1 @@
+"""Offline evaluation: measures, protocols, yardsticks, the funnel and the report."""
