@@ -1,0 +1,1 @@
+"""The cascade: channels, merge, pre-rank and rank as one readable run."""

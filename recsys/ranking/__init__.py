@@ -1,0 +1,1 @@
+"""Scorers: candidates in, scores out."""

@@ -1,0 +1,1 @@
+"""Channels: users in, candidates out."""

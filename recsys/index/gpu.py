@@ -1,0 +1,89 @@
+"""Search on a GPU through faiss-gpu: the device proposes, the processor keeps the promises."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import faiss
+import numpy as np
+
+from recsys.errors import MissingPartError
+from recsys.index.config import Device
+from recsys.index.engine import Engine, is_member
+from recsys.types import Bools, Floats, RaggedRows, Rows
+
+_MOST_ROWS = 2_048
+"""A GPU index selects at most so many rows a query (getMaxKSelection of FAISS)."""
+
+
+def use_gpu(device: Device) -> bool:
+    """Whether to search on a GPU.
+
+    Raises:
+        MissingPartError: for `cuda` where there is no GPU or FAISS was built without support for it.
+    """
+    if device == "cpu":
+        return False
+    supported = hasattr(faiss, "StandardGpuResources")
+    found = supported and faiss.get_num_gpus() > 0
+    if device == "cuda" and not supported:
+        raise MissingPartError(
+            "device = cuda: the installed FAISS has no GPU support; "
+            "pip uninstall faiss-cpu && pip install 'recsys[gpu]', or use --device cpu"
+        )
+    if device == "cuda" and not found:
+        raise MissingPartError("device = cuda: FAISS sees no GPU; check nvidia-smi and the driver, or use --device cpu")
+    return found
+
+
+class GpuSearch:
+    """Engine over a FAISS index copied to GPU 0.
+
+    A GPU index knows no selectors and no more than 2,048 answers: exclusions are fetched and dropped, and
+    filters, larger searches and searches that came back short go to the engine on the processor.
+
+    Args:
+        index: the FAISS index on the processor, holding row r under id r.
+        fallback: the engine on the processor.
+        probes: inverted lists a search reads; 0 for a flat index.
+
+    Raises:
+        MissingPartError: when the copy does not hold what the original holds.
+    """
+
+    def __init__(self, index: Any, fallback: Engine, probes: int) -> None:
+        self._resources = faiss.StandardGpuResources()
+        self._index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+        if self._index.ntotal != index.ntotal:
+            raise MissingPartError(
+                f"the GPU index holds {self._index.ntotal} of {index.ntotal} vectors; "
+                "check the faiss-gpu installation with `recsys doctor`, or use --device cpu"
+            )
+        if probes:
+            faiss.GpuParameterSpace().set_index_parameter(self._index, "nprobe", min(probes, _MOST_ROWS))
+        self._fallback = fallback
+        self._lock = threading.Lock()
+
+    def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
+        """See `Engine.propose`."""
+        longest = 0 if excluded is None else int(excluded.lengths.max(initial=0))
+        fetch = min(k + k // 4 + 16 + longest, self._index.ntotal)
+        if allowed is not None or k + longest > _MOST_ROWS:
+            return self._fallback.propose(queries, k, allowed, excluded)
+        with self._lock:  # GPU resources serve one thread at a time
+            _, found = self._index.search(queries, min(fetch, _MOST_ROWS))
+        proposals = [np.sort(rows[rows >= 0].astype(np.int32)) for rows in found]
+        for b, rows in enumerate(proposals):
+            alone = None if excluded is None else RaggedRows.of([excluded[b]])
+            kept = rows if alone is None else rows[~is_member(rows, alone.values)]
+            enough = len(kept) >= min(k, self._index.ntotal)
+            proposals[b] = kept if enough else self._fallback.propose(queries[b : b + 1], k, None, alone)[0]
+        return proposals
+
+
+def flat_on_processor(vectors: Floats) -> Any:
+    """The FAISS index that `GpuSearch` copies for a flat search."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return index

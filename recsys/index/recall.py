@@ -1,0 +1,54 @@
+"""How much of the exact answer an index finds, and how many lists it must read for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from recsys.index.inverted_file import InvertedFile
+from recsys.types import Floats
+
+
+def recall_at(found: Floats, exact: Floats) -> float:
+    """Share of the exact answer that was found, by score, so that a row tied with the last counts.
+
+    Args:
+        found: (B, k) exact scores of the index's answers, best first, padded with -inf.
+        exact: the same of exact search.
+    """
+    wanted = np.isfinite(exact)
+    if not wanted.any():
+        return 1.0
+    last = np.where(wanted, exact, np.inf).min(axis=1, keepdims=True)
+    hits = np.minimum((found >= last).sum(axis=1), wanted.sum(axis=1))
+    return float(hits.sum() / wanted.sum())
+
+
+def tune_probes(inverted: InvertedFile, search: Callable[[], Floats], exact: Floats, target: float, most: int) -> None:
+    """Sets `inverted.probes` to the least number that reaches `target`, or to `most` when none does.
+
+    Recall at a fixed number of probes depends entirely on the vectors, so the number is found on them:
+    doubled until the target is met, then halved in between.
+
+    Args:
+        inverted: the engine to be tuned.
+        search: searches the sample with the engine as it stands, returning (B, k) exact scores.
+        exact: (B, k) scores of exact search.
+        target: recall to reach.
+        most: the most lists to read.
+    """
+
+    def reaches(probes: int) -> bool:
+        inverted.probes = probes
+        return recall_at(search(), exact) >= target
+
+    low, high = 0, 1
+    while not reaches(high):
+        if high == most:
+            return
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    inverted.probes = high

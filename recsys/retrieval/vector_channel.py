@@ -1,0 +1,198 @@
+"""Retrieval by vectors: an ONNX user tower makes the query, the index finds the items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+
+from recsys.data.catalogue import Catalogue
+from recsys.errors import BundleError, DeadlineError
+from recsys.features.definition import HISTORY
+from recsys.features.online import OnlineEncoder
+from recsys.index.vector_index import VectorIndex
+from recsys.types import Candidates, Deadline, Floats, RaggedRows, RowMask, Rows, Users
+
+TOWER: Final = "user_tower.onnx"
+HISTORY_VECTORS: Final = "history_vectors.npy"
+INDEX: Final = "index"
+
+_HISTORY_INPUT: Final = "history_vectors"
+_OUTPUT: Final = "user_vector"
+_BATCH: Final = 256
+"""Users a run of the tower takes; a history of 200 × 64 floats is then 13 MB."""
+
+_ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+class VectorChannel:
+    """Channel over a user tower and a vector index; a score is dot(user vector, item vector).
+
+    A user without history and attributes has a vector too: what the model makes of an empty input.
+
+    Args:
+        name: what requests call it.
+        tower: session whose inputs are user features by name, (B,) or (B, n), and `history_vectors`
+            (B, L, d) where the model reads a history; output `user_vector` (B, dim of the index).
+        history_vectors: (H, d) vector of every item-id code; None for a tower without history.
+        index: over the catalogue's rows.
+        encoder: of the bundle.
+
+    Raises:
+        BundleError: when the tower asks for an input that the feature set does not make.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tower: onnxruntime.InferenceSession,
+        history_vectors: Floats | None,
+        index: VectorIndex,
+        encoder: OnlineEncoder,
+    ) -> None:
+        self._name = name
+        self._tower = tower
+        self._history_vectors = history_vectors
+        self._index = index
+        self._encoder = encoder
+        self._reads_history = any(node.name == _HISTORY_INPUT for node in tower.get_inputs())
+        self._inputs = _encoded_inputs(name, tower)
+        # One request asks for the same users' vectors in retrieval and again in ranking: the latest are kept.
+        # A tuple is replaced in one step, so threads at worst compute twice.
+        self._latest: tuple[Users | None, Floats] = (None, np.empty((0, index.dim), np.float32))
+        self._check()
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        directory: Path,
+        options: Mapping[str, Any],
+        catalogue: Catalogue,
+        encoder: OnlineEncoder,
+    ) -> VectorChannel:
+        """Opens a component of type "vector": `user_tower.onnx`, `history_vectors.npy`, `index/`.
+
+        Options: `device` ("auto", "cpu", "cuda") of the index, `dim` and `metric` as a check.
+
+        Raises:
+            BundleError: names the file that is missing, unreadable or does not fit the others.
+        """
+        index = VectorIndex.open(directory / INDEX, options.get("device", "auto"))
+        if len(index) != len(catalogue):
+            raise BundleError(f"{directory / INDEX}: holds {len(index)} vectors, the catalogue {len(catalogue)} items")
+        for option, found in (("dim", index.dim), ("metric", index.report.metric)):
+            if options.get(option, found) != found:
+                raise BundleError(
+                    f"{directory / INDEX}: its {option} is {found}, component.json says {options[option]}"
+                )
+        return cls(name, open_session(directory / TOWER), _map_table(directory / HISTORY_VECTORS), index, encoder)
+
+    @property
+    def name(self) -> str:
+        """What requests, reports and bundles call it."""
+        return self._name
+
+    @property
+    def index(self) -> VectorIndex:
+        """The item vectors."""
+        return self._index
+
+    def recall(
+        self, users: Users, k: int, allowed: RowMask | None = None, deadline: Deadline | None = None
+    ) -> Candidates:
+        """See `Channel.recall`."""
+        queries = self.user_vectors(users)
+        if deadline is not None and deadline.passed:
+            raise DeadlineError(f"{self._name}: no time left after the user tower")
+        excluded = users.excluded if len(users.excluded.values) else None
+        return Candidates.from_matrix(*self._index.search(queries, k, allowed, excluded))
+
+    def user_vectors(self, users: Users) -> Floats:
+        """(B, d) vectors of the users, as the index compares them (of length 1 for cosine)."""
+        if len(users) <= _BATCH:
+            return self._index.as_queries(self._run(users))
+        parts = [
+            self._run(users.slice(start, min(start + _BATCH, len(users)))) for start in range(0, len(users), _BATCH)
+        ]
+        return self._index.as_queries(np.concatenate(parts))
+
+    def item_vectors(self, rows: Rows) -> Floats:
+        """(M, d) vectors of catalogue rows, as the index holds them."""
+        return self._index.vectors(rows)
+
+    def _in_batches(self, users: Users) -> Floats:
+        if len(users) <= _BATCH:
+            return self._run(users)
+        starts = range(0, len(users), _BATCH)
+        return np.concatenate([self._run(users.slice(start, min(start + _BATCH, len(users)))) for start in starts])
+
+    def _run(self, users: Users) -> Floats:
+        if not len(users):
+            return np.empty((0, self._index.dim), np.float32)
+        encoded = self._encoder.encode_users(users, trim=True)
+        feed: dict[str, Any] = {name: encoded[name].astype(kind, copy=False) for name, kind in self._inputs}
+        if self._reads_history and self._history_vectors is not None:
+            feed[_HISTORY_INPUT] = self._history_vectors.take(encoded[HISTORY], axis=0)
+        vectors: Floats = self._tower.run([_OUTPUT], feed)[0]
+        return vectors
+
+    def _check(self) -> None:
+        """Runs the tower on one user without anything, so that a misfit shows at opening and not in a request."""
+        if self._reads_history and self._history_vectors is None:
+            raise BundleError(f"{self._name}: {TOWER} reads {_HISTORY_INPUT}, but {HISTORY_VECTORS} is missing")
+        try:
+            vectors = self._run(_nobody())
+        except KeyError as error:
+            raise BundleError(f"{self._name}: {TOWER} reads {error}, which the feature set does not make") from None
+        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+            raise BundleError(f"{self._name}: {TOWER} does not run on an empty user: {error}") from error
+        if vectors.shape != (1, self._index.dim):
+            raise BundleError(f"{self._name}: {TOWER} makes vectors {vectors.shape}, the index holds {self._index.dim}")
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """An ONNX model on one thread: a serving process has a core of its own.
+
+    Raises:
+        BundleError: when the file is missing or not an ONNX model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+        raise BundleError(f"{path}: cannot be opened as an ONNX model: {error}") from None
+
+
+def _encoded_inputs(name: str, tower: onnxruntime.InferenceSession) -> tuple[tuple[str, type[Any]], ...]:
+    """(name, integer type) of the inputs that are codes."""
+    inputs = []
+    for node in tower.get_inputs():
+        if node.name == _HISTORY_INPUT:
+            continue
+        if node.type not in _ENCODED_TYPES:
+            raise BundleError(f"{name}: input {node.name} of {TOWER} is {node.type}; features are int32 or int64")
+        inputs.append((node.name, _ENCODED_TYPES[node.type]))
+    return tuple(inputs)
+
+
+def _map_table(path: Path) -> Floats | None:
+    """The history table, memory-mapped; None when the component has none."""
+    if not path.exists():
+        return None
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path}: truncated or not an array ({error})") from None
+
+
+def _nobody() -> Users:
+    """One anonymous user without history or attributes."""
+    return Users(np.zeros(1, np.int64), np.zeros(1, np.bool_), {}, RaggedRows.empty(1), RaggedRows.empty(1))
