@@ -27,14 +27,19 @@ class ChannelAnswer:
     micros: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StageReport:
-    """One stage: candidates in and out over the whole batch, and microseconds."""
+    """One stage: candidates in and out over the whole batch, and microseconds.
+
+    `candidates` is what the stage left, for whoever follows an item through the cascade; None for
+    recall, whose lists are those of the channels.
+    """
 
     name: str
     count_in: int
     count_out: int
     micros: int
+    candidates: Candidates | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

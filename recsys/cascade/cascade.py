@@ -123,7 +123,7 @@ class Cascade:
         stages.append(StageReport("recall", 0, found, clock.lap()))
 
         candidates = self._merged(answers, size)
-        stages.append(StageReport("merge", found, len(candidates.rows), clock.lap()))
+        stages.append(StageReport("merge", found, len(candidates.rows), clock.lap(), candidates))
 
         scores = Scores(candidates.scores)
         for stage in self.stages:
@@ -134,11 +134,11 @@ class Cascade:
             else:
                 left = k if stage is self.stages[-1] else max(k, self._config.pre_ranked)
                 candidates, scores = best_first(candidates, scored, left)
-            stages.append(StageReport(stage.value, count_in, len(candidates.rows), clock.lap()))
+            stages.append(StageReport(stage.value, count_in, len(candidates.rows), clock.lap(), candidates))
 
         count_in = len(candidates.rows)
         candidates, scores = _truncated(candidates, scores, k)
-        stages.append(StageReport("top_k", count_in, len(candidates.rows), clock.lap()))
+        stages.append(StageReport("top_k", count_in, len(candidates.rows), clock.lap(), candidates))
         faults = Recalled(candidates, answers).degraded + tuple(degraded)
         return Ranked(candidates, scores, tuple(stages), answers, faults)
 
