@@ -52,7 +52,7 @@ class ReciprocalRankFusion:
         )
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
-        firsts = np.flatnonzero(np.concatenate((np.ones(len(keys) > 0, np.bool_), ordered[1:] != ordered[:-1])))
+        firsts = np.flatnonzero(np.concatenate((np.ones(min(1, len(keys)), np.bool_), ordered[1:] != ordered[:-1])))
         if not len(firsts):
             return Candidates.empty(users)
         sums = np.add.reduceat(shares[order], firsts)
