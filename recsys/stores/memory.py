@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -36,36 +37,23 @@ class _User:
             del self.seen[next(iter(self.seen))]
 
     def load(self, state: UserState) -> bool:
-        """Takes what is not older than what is here; whether that changed anything."""
-        kept, given = self._newest(), int(state.history_ms[-1]) if len(state.history_ms) else None
-        if kept is not None and (given is None or kept > given):
-            return self._fill_attributes(state) if not self.attributes else False
-        changed = bool(state.attributes) and state.attributes != self.attributes
-        if changed:
+        """Takes what is not older than what is here; whether that was anything."""
+        kept = self.history_ms[-1] if self.history_ms else -inf
+        given = int(state.history_ms[-1]) if len(state.history_ms) else -inf
+        takes_profile = bool(state.attributes) and state.attributes != self.attributes
+        takes_profile &= kept <= given or not self.attributes
+        if takes_profile:
             self.attributes = state.attributes
-        if given is not None and given != kept:
-            self._take_events(state)
+        if kept < given:
+            self.take_events(state)
             return True
-        if not self.seen and len(state.seen_ids):
-            self.seen = dict.fromkeys(state.seen_ids.tolist())
+        if kept == given == -inf and not self.seen and len(state.seen_ids):
+            self.take_events(state)
             return True
-        return changed
+        return takes_profile
 
-    def replace(self, state: UserState) -> bool:
-        """Takes all of a state; whether that changed anything."""
-        before = (self.attributes, self.history_ids, self.history_ms, list(self.seen))
-        self.attributes = state.attributes
-        self._take_events(state)
-        return before != (self.attributes, self.history_ids, self.history_ms, list(self.seen))
-
-    def _newest(self) -> int | None:
-        return self.history_ms[-1] if self.history_ms else None
-
-    def _fill_attributes(self, state: UserState) -> bool:
-        self.attributes = state.attributes
-        return bool(state.attributes)
-
-    def _take_events(self, state: UserState) -> None:
+    def take_events(self, state: UserState) -> None:
+        """Takes history and seen ids of a state."""
         self.history_ids, self.history_ms = state.history_ids.tolist(), state.history_ms.tolist()
         self.seen = dict.fromkeys(state.seen_ids.tolist())
 
@@ -130,8 +118,12 @@ class MemoryStore:
         written = 0
         for user_id, given in users:
             state = unpack_state(pack_state(given))
-            user = self._users.setdefault(user_id, _User())
-            written += user.replace(state) if overwrite else user.load(state)
+            if overwrite:
+                self._users[user_id] = user = _User(state.attributes)
+                user.take_events(state)
+                written += 1
+            else:
+                written += self._users.setdefault(user_id, _User()).load(state)
         return written
 
     async def stream(self, after: str = "0") -> AsyncIterator[tuple[str, Event]]:

@@ -21,6 +21,7 @@ RECORD: Final = np.dtype([("id", "<i8"), ("ms", "<i8"), ("event", "u1")])
 """One event of a history, 17 bytes; event 0 = of unknown type (bulk-loaded)."""
 EVENT_CODES: Final = {EventType.IMPRESSION: 0, EventType.CLICK: 1, EventType.CONVERSION: 2}
 
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _pack_record = struct.Struct("<qqB").pack
 _POSITION = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -80,7 +81,7 @@ def _pack_profile(attributes: Mapping[str, Any]) -> bytes:
         return b""
     present = {name: value for name, value in attributes.items() if not _is_missing(value)}
     try:
-        return json.dumps(present, ensure_ascii=False, separators=(",", ":")).encode()
+        return _encode_json(present).encode()
     except (TypeError, ValueError) as error:
         raise DataError(
             f"user attributes {present!r}: only text, numbers, booleans and lists of them: {error}"
@@ -96,7 +97,7 @@ def _pack_history(ids: Ids, times_ms: Ids) -> bytes:
         raise DataError(f"a history has {len(ids)} ids and {len(times_ms)} times: give one time an id")
     if not len(ids):
         return b""
-    if np.any(times_ms[1:] < times_ms[:-1]):
+    if (times_ms[1:] < times_ms[:-1]).any():
         order = np.argsort(times_ms, kind="stable")
         ids, times_ms = ids[order], times_ms[order]
     records = np.zeros(min(len(ids), MAX_HISTORY), RECORD)
@@ -107,10 +108,10 @@ def _pack_history(ids: Ids, times_ms: Ids) -> bytes:
 
 def newest_distinct(ids: Ids) -> Ids:
     """The newest MAX_SEEN distinct ids, in the order in which each was last seen."""
+    if len(ids) <= MAX_SEEN and len(set(ids.tolist())) == len(ids):
+        return ids
     backwards = ids[::-1]
     _, first = np.unique(backwards, return_index=True)
-    if len(first) == len(ids) <= MAX_SEEN:
-        return ids
     first.sort()
     return backwards[first[:MAX_SEEN]][::-1]
 
