@@ -1,0 +1,1 @@
+"""Training pipelines: named steps, the graph that Ray carries out, presets."""

@@ -1,0 +1,118 @@
+"""Ray: a local cluster of this machine's cores, or one at an address, that carries out steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pipelines.step import Done, Task, carry_out
+from recsys.errors import PreconditionError, RecsysError, TrainingError
+from recsys.files import write_text
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported: nothing is sent anywhere
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # no GPU asked for, no GPU seen
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning barriers starve the steps beside them
+
+import ray
+from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+
+ATTEMPTS_AFTER_A_CRASH: Final = 2
+TRACEBACK_FILE: Final = "error.txt"
+OBJECT_STORE_BYTES: Final = 80 << 20
+"""Ray's least; steps hand each other files, so that next to nothing goes through the object store."""
+
+
+class Cluster:
+    """A running Ray session."""
+
+    def __init__(self) -> None:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        self.cpus = max(int(node.get("CPU", 0)) for node in nodes)
+        self.gpus = max(int(node.get("GPU", 0)) for node in nodes)
+
+    def submit(self, task: Task) -> Any:
+        """Hands a task to a worker with its CPUs and GPUs set aside; returns a handle.
+
+        A worker that dies is replaced and the task repeated; an error it raises is not.
+        """
+        remote = (_carry_out if task.step.cpus else _carry_out_alone).options(
+            name=task.step.name,
+            num_cpus=task.threads,
+            num_gpus=1 if task.device == "cuda" else 0,
+            max_retries=ATTEMPTS_AFTER_A_CRASH,
+        )
+        return remote.remote(task)
+
+    def finished(self, handles: Sequence[Any], seconds: float) -> list[Any]:
+        """Handles of tasks that have ended, waiting up to `seconds` for the first."""
+        done, _ = ray.wait(list(handles), num_returns=1, timeout=seconds)
+        return list(done)
+
+    def result(self, handle: Any, task: Task) -> Done:
+        """What an ended task returned.
+
+        Raises:
+            RecsysError: the one the step raised.
+            TrainingError: when it failed otherwise; says how, and where the traceback is.
+        """
+        name = task.step.name
+        try:
+            done: Done = ray.get(handle)
+        except RayTaskError as error:
+            if isinstance(error.cause, RecsysError):
+                raise error.cause from None
+            path = task.work_folder / TRACEBACK_FILE
+            write_text(path, str(error))
+            raise TrainingError(f"step {name} failed: {error.cause!r}; its traceback is in {path}") from None
+        except WorkerCrashedError:
+            raise TrainingError(
+                f"step {name}: its worker died {1 + ATTEMPTS_AFTER_A_CRASH} times (out of memory?); "
+                "run the same command again to continue from there"
+            ) from None
+        except RayError as error:
+            raise TrainingError(f"step {name} failed in Ray: {error}") from None
+        return done
+
+
+@ray.remote
+def _carry_out(task: Task) -> Done:
+    return carry_out(task)
+
+
+@ray.remote(max_calls=1)  # the process ends with the step: what a big model took is given back
+def _carry_out_alone(task: Task) -> Done:
+    return carry_out(task)
+
+
+@contextmanager
+def ray_cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
+    """A local Ray of `cpus` cores, or a connection to the one at `address`; shut down at the end.
+
+    A session that this process has already is used as it is, and stays.
+
+    Raises:
+        PreconditionError: when there is no cluster at `address`.
+    """
+    if address is None and ray.is_initialized():
+        yield Cluster()
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if address is None:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
+    else:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise PreconditionError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    try:
+        yield Cluster()
+    finally:
+        ray.shutdown()

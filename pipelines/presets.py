@@ -1,0 +1,130 @@
+"""Presets: plain functions from a dataset to the configuration of a whole training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, JsonValue, create_model
+
+from recsys.config import Config, parse_config, read_toml
+from recsys.data.dataset import Dataset
+from recsys.errors import ConfigError
+from recsys.features.auto import infer_definition
+from recsys.features.definition import FeatureDefinition
+from recsys.recipes import RECIPES
+
+
+class PipelineConfig(Config):
+    """What a training run does; beside these fields, the configuration of every recipe under its name.
+
+    Attributes:
+        preset: where the settings came from, for people.
+        holdouts: a held-out twin is fitted for each: "none", "last" or "time:<share>".
+        refit: fit once more on everything given, for as many epochs as the first twin chose, and
+            publish that; else the first twin is published.
+        recipes: what to fit; what these need is fitted too.
+        features: the features, or "auto": inferred from the columns of the dataset.
+        seed: of splits, weights and batches.
+        threads: cores of a local run, 0 = all that the process may use.
+        light: recipes that are content with one core; all others get a machine's cores and, where
+            there is one, its GPU.
+    """
+
+    preset: str = "custom"
+    holdouts: list[str] = Field(default=["last"], min_length=1)
+    refit: bool = False
+    recipes: list[str] = Field(default=["popularity", "item_knn", "two_tower"], min_length=1)
+    features: FeatureDefinition | Literal["auto"] = "auto"
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
+    light: list[str] = Field(default=["popularity", "item_knn"])
+
+    def of(self, recipe: str) -> Config:
+        """The configuration of a recipe."""
+        config = getattr(self, recipe)
+        assert isinstance(config, Config)
+        return config
+
+    def definition(self, dataset: Dataset) -> FeatureDefinition:
+        """The features, inferred from the dataset where they are "auto"."""
+        return infer_definition(dataset) if self.features == "auto" else self.features
+
+    def replaced(
+        self, *, holdouts: Sequence[str] = (), refit: bool | None = None, recipes: Sequence[str] = ()
+    ) -> PipelineConfig:
+        """The same with what is given in place of its own."""
+        update: dict[str, Any] = {}
+        if holdouts:
+            update["holdouts"] = list(holdouts)
+        if refit is not None:
+            update["refit"] = refit
+        if recipes:
+            update["recipes"] = list(recipes)
+        return self.model_copy(update=update)
+
+    def recorded(self, recipes: Sequence[str]) -> dict[str, JsonValue]:
+        """What a manifest records: the settings that decide what is in a bundle."""
+        settings: dict[str, JsonValue] = {"preset": self.preset, "seed": self.seed, "recipes": list(recipes)}
+        return settings | {name: self.of(name).model_dump(mode="json") for name in recipes}
+
+
+def config_type() -> type[PipelineConfig]:
+    """PipelineConfig with a field for every recipe of the table, holding its defaults.
+
+    Made from the table, so that a new recipe needs no line here.
+    """
+    fields: dict[str, Any] = {
+        name: (recipe.config_type, Field(default_factory=recipe.config_type)) for name, recipe in RECIPES.items()
+    }
+    return create_model("PipelineConfig", __base__=PipelineConfig, **fields)
+
+
+def demo(dataset: Dataset) -> PipelineConfig:
+    """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
+    return _configured(
+        "demo",
+        dataset,
+        {"holdouts": _holdouts(dataset), "refit": True},
+    )
+
+
+def movielens_1m(dataset: Dataset) -> PipelineConfig:
+    """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
+    return _configured("movielens_1m", dataset, {"holdouts": ["last"]})
+
+
+def auto(dataset: Dataset) -> PipelineConfig:
+    """For a log never seen before: features from its columns, sizes from its size."""
+    return _configured("auto", dataset, {"holdouts": _holdouts(dataset)[-1:], "refit": True})
+
+
+PRESETS: Final[dict[str, Callable[[Dataset], PipelineConfig]]] = {
+    "demo": demo,
+    "movielens_1m": movielens_1m,
+    "auto": auto,
+}
+
+
+def load_preset(name: str, dataset: Dataset) -> PipelineConfig:
+    """A preset by its name, or the configuration in a TOML file.
+
+    Raises:
+        ConfigError: when it is neither; names the presets, or the key of the file that is wrong.
+    """
+    if name in PRESETS:
+        return PRESETS[name](dataset)
+    path = Path(name)
+    if path.suffix != ".toml" and not path.exists():
+        raise ConfigError(f"--preset {name}: neither a preset ({', '.join(PRESETS)}) nor a TOML file")
+    return parse_config(config_type(), {"preset": path.stem, **read_toml(path)}, str(path))
+
+
+def _configured(name: str, dataset: Dataset, values: dict[str, Any]) -> PipelineConfig:
+    settings = {"preset": name, "features": infer_definition(dataset).model_dump(), **values}
+    return parse_config(config_type(), settings, f"preset {name}")
+
+
+def _holdouts(dataset: Dataset) -> list[str]:
+    return ["last", "time:0.1"] if dataset.info.time == "real" else ["last"]
