@@ -18,7 +18,7 @@ from recsys.data.interactions import EvaluationSet
 from recsys.evaluate.baselines import ScoreModel
 from recsys.evaluate.metrics import DEPTH, LIST_LENGTH, MISSED, Ranks
 from recsys.retrieval.channel import Channel
-from recsys.types import Bools, Candidates, Rows, RowMask, Users
+from recsys.types import Bools, Candidates, RowMask, Rows, Users
 
 BATCH: Final = 1_000
 """Users a call of a channel."""

@@ -1,0 +1,199 @@
+"""Charts as inline SVG: light, sharp in print, coloured by the page's own light or dark style.
+
+Each function returns one whole `<svg>` element with a title and a description for those who cannot see it. Colours
+come from the classes of the page (`served`, `cascade`, `baseline`, `line-0`…), never from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+_CHARACTER = 7.2
+"""Width of an average character of a label, in units of the drawing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar: a value, its interval when there is one, and what is written at its end."""
+
+    label: str
+    value: float
+    text: str
+    interval: tuple[float, float] | None = None
+    kind: str = "baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: y over the x of its chart, None where there is no point, with intervals when there are some."""
+
+    label: str
+    values: Sequence[float | None]
+    kind: str
+    intervals: Sequence[tuple[float, float] | None] = field(default_factory=tuple)
+
+
+def ticks(top: float, about: int = 5) -> list[float]:
+    """Round numbers from 0 to at least `top`, about as many as asked for."""
+    if top <= 0:
+        return [0.0, 1.0]
+    rough = top / about
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * magnitude >= rough * 0.999)
+    return [round(step * i, 12) for i in range(math.ceil(top / step - 1e-9) + 1)]
+
+
+def bars(rows: Sequence[Bar], title: str, description: str, *, unit: str = "", width: int = 620) -> str:
+    """Horizontal bars from 0, longest label on the left, whiskers for intervals, values at the right edge."""
+    row, top = 28, 8
+    left = 14 + _CHARACTER * max(len(bar.label) for bar in rows)
+    right = 14 + _CHARACTER * max(len(bar.text) for bar in rows)
+    marks = ticks(max(max(bar.value, *(bar.interval or (0.0,))) for bar in rows))
+    height = top + row * len(rows) + 30
+    span = width - left - right
+
+    def x(value: float) -> float:
+        return left + span * value / marks[-1]
+
+    parts = [_grid_x(x(mark), top, top + row * len(rows), _number(mark) + unit) for mark in marks]
+    for i, bar in enumerate(rows):
+        middle = top + row * i + row / 2
+        parts.append(
+            _text(left - 8, middle + 4, bar.label, "label end" + (" strong" if bar.kind != "baseline" else ""))
+        )
+        parts.append(
+            f'<rect class="{bar.kind}" x="{left:.1f}" y="{middle - 8:.1f}" width="{max(x(bar.value) - left, 1):.1f}" '
+            f'height="16" rx="2"/>'
+        )
+        if bar.interval:
+            parts.append(_whisker(x(bar.interval[0]), x(bar.interval[1]), middle))
+        parts.append(_text(width - 4, middle + 4, bar.text, "value end"))
+    return _svg(width, height, title, description, parts)
+
+
+def curves(
+    xs: Sequence[float], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = 900
+) -> str:
+    """Lines over a logarithmic x, each named at its right end."""
+    height, left, top, bottom = 360, 48, 12, 46
+    right = 18 + _CHARACTER * max(len(line.label) for line in lines)
+    marks = ticks(max(v for line in lines for v in line.values if v is not None))
+    low, span = math.log(xs[0]), math.log(xs[-1]) - math.log(xs[0])
+
+    def x(value: float) -> float:
+        return left + (width - left - right) * (math.log(value) - low) / span
+
+    def y(value: float) -> float:
+        return height - bottom - (height - top - bottom) * value / marks[-1]
+
+    parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in marks]
+    named = [v for v in (1, 2, 5, 10, 20, 50, 100, 200, 500) if xs[0] <= v <= xs[-1]]
+    parts += [_tick_x(x(v), height - bottom, str(v)) for v in named]
+    parts.append(_text((left + width - right) / 2, height - 6, x_label, "tick middle"))
+    ends = _spread([y(line.values[-1] or 0.0) for line in lines], 15.0, top, height - bottom)
+    for line, end in zip(lines, ends, strict=True):
+        points = [(x(a), y(b)) for a, b in zip(xs, line.values, strict=True) if b is not None]
+        parts.append(_path(points, line.kind))
+        parts.append(_leader(points[-1], (width - right + 10, end), line.kind))
+        parts.append(_text(width - right + 14, end + 4, line.label, f"label {line.kind}"))
+    return _svg(width, height, title, description, parts)
+
+
+def categories(
+    names: Sequence[str], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = 900
+) -> str:
+    """Points over named groups, joined by lines, with the interval of each point."""
+    height, left, top, bottom = 330, 48, 12, 62
+    right = 18 + _CHARACTER * max(len(line.label) for line in lines)
+    highs = [high for line in lines for pair in line.intervals if pair for high in pair]
+    marks = ticks(max([v for line in lines for v in line.values if v is not None] + highs))
+    step = (width - left - right) / len(names)
+
+    def y(value: float) -> float:
+        return height - bottom - (height - top - bottom) * value / marks[-1]
+
+    parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in marks]
+    for i, name in enumerate(names):
+        for j, words in enumerate(name.split("\n")):
+            parts.append(_text(left + step * (i + 0.5), height - bottom + 18 + 14 * j, words, "tick middle"))
+    parts.append(_text((left + width - right) / 2, height - 6, x_label, "tick middle"))
+    last = [next((v for v in reversed(line.values) if v is not None), 0.0) for line in lines]
+    ends = _spread([y(v) for v in last], 15.0, top, height - bottom)
+    for number, (line, end) in enumerate(zip(lines, ends, strict=True)):
+        shift = (number - (len(lines) - 1) / 2) * min(9.0, step / (len(lines) + 2))
+        points = []
+        for i, value in enumerate(line.values):
+            if value is None:
+                continue
+            place = left + step * (i + 0.5) + shift
+            points.append((place, y(value)))
+            pair = line.intervals[i] if line.intervals else None
+            if pair:
+                parts.append(_bar_y(place, y(pair[0]), y(pair[1]), line.kind))
+            parts.append(f'<circle class="dot {line.kind}" cx="{place:.1f}" cy="{y(value):.1f}" r="3.5"/>')
+        parts.append(_path(points, line.kind + " thin"))
+        parts.append(_leader(points[-1], (width - right + 10, end), line.kind))
+        parts.append(_text(width - right + 14, end + 4, line.label, f"label {line.kind}"))
+    return _svg(width, height, title, description, parts)
+
+
+def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places near those wanted, at least `gap` apart, within bounds where they fit."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = [0.0] * len(wanted)
+    floor = low
+    for i in order:
+        placed[i] = max(wanted[i], floor)
+        floor = placed[i] + gap
+    ceiling = high
+    for i in reversed(order):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - gap
+    return placed
+
+
+def _svg(width: float, height: float, title: str, description: str, parts: Iterable[str]) -> str:
+    return (
+        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px" role="img" '
+        f'aria-label="{escape(title)}: {escape(description)}"><title>{escape(title)}</title>'
+        f"<desc>{escape(description)}</desc>{''.join(parts)}</svg>"
+    )
+
+
+def _text(x: float, y: float, words: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
+
+
+def _grid_x(x: float, top: float, bottom: float, words: str) -> str:
+    return f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>' + _text(x, bottom + 18, words, "tick middle")
+
+
+def _grid_y(y: float, left: float, right: float, words: str) -> str:
+    return f'<path class="grid" d="M{left:.1f} {y:.1f}H{right:.1f}"/>' + _text(left - 8, y + 4, words, "tick end")
+
+
+def _tick_x(x: float, y: float, words: str) -> str:
+    return f'<path class="axis" d="M{x:.1f} {y:.1f}v5"/>' + _text(x, y + 20, words, "tick middle")
+
+
+def _whisker(low: float, high: float, y: float) -> str:
+    return f'<path class="whisker" d="M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 4:.1f}v8M{high:.1f} {y - 4:.1f}v8"/>'
+
+
+def _bar_y(x: float, low: float, high: float, kind: str) -> str:
+    return f'<path class="line faint {kind}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
+
+
+def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
+    return f'<path class="line {kind}" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + '"/>'
+
+
+def _leader(start: tuple[float, float], end: tuple[float, float], kind: str) -> str:
+    return f'<path class="line leader {kind}" d="M{start[0]:.1f} {start[1]:.1f}L{end[0]:.1f} {end[1]:.1f}"/>'
+
+
+def _number(value: float) -> str:
+    return f"{value:,.10g}"
