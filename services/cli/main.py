@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 import recsys
 from recsys.errors import RecsysError
-from services.cli import bundle, train
+from services.cli import bundle, recall, serve, store, train
 
 app = typer.Typer(
     name="recsys",
@@ -37,22 +36,18 @@ def root(
 
 train.register(app)
 app.add_typer(bundle.app)
+app.add_typer(store.app)
+serve.register(app)
+recall.register(app)
 
 
 def main() -> None:
     """Entry point: exit code 0, 1 (failed) or 2 (bad usage or input); no traceback for a user's mistake."""
     try:
-        code = app(standalone_mode=False)
+        app()  # bad usage, an interrupt and typer.Exit end the process in there, with their own codes
     except RecsysError as error:
         _say(str(error))
         sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        _say("interrupted")
-        sys.exit(1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _say(sentence: str) -> None:
