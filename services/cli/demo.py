@@ -62,9 +62,7 @@ def _show_a_click(address: str, user: int) -> None:
     _title(f"5. Real time: user {user} clicks the third film, and the next answer changes")
     before = _recommended(address, user)
     clicked = before[2]
-    _run(
-        "events", "record", "--server", address, "--user", str(user), "--item", str(clicked["item_id"]), "--event", "click"
-    )
+    _run("events", "record", "--server", address, "--user", str(user), "--item", str(clicked["item_id"]))
     _run("recommend", "--server", address, "--user", str(user), "-k", "5")
     after = [item["item_id"] for item in _recommended(address, user)]
     if after == [item["item_id"] for item in before]:
