@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recsys.bundle.component import ComponentInfo, components_below, read_component
+from recsys.bundle.component import (
+    COMPONENT_FILE,
+    ComponentInfo,
+    component_directory,
+    components_below,
+    files_below,
+    read_component,
+)
 from recsys.bundle.manifest import (
     FEATURES_FOLDER,
     USERS_FOLDER,
@@ -69,7 +76,7 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     manifest = read_manifest(path)
     if verify:
         check_files(path, manifest)
-    components = {info.name: info for info in map(read_component, components_below(path))}
+    components = {info.name: info for info in map(_component, components_below(path))}
     check_hashes(components.values(), manifest)
     catalogue = Catalogue.open(path)
     _same("the catalogue", "catalogue", catalogue.hash, manifest.catalogue_hash)
@@ -83,6 +90,19 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     return Bundle(
         manifest.version, path, manifest, components, catalogue, features, encoder, channels, scorers, cascade, users
     )
+
+
+def _component(directory: Path) -> ComponentInfo:
+    """A component's description, once it is about this folder and the files in it."""
+    info = read_component(directory)
+    if info.name != directory.name:
+        raise BundleError(f"{directory}: its {COMPONENT_FILE} is called {info.name!r}; the bundle is refused")
+    present, listed = set(files_below(directory, without=COMPONENT_FILE)), set(info.files)
+    for name in sorted(listed - present):
+        raise BundleError(f"{directory / name}: is missing; component {info.name} is refused")
+    for name in sorted(present - listed):
+        raise BundleError(f"component {info.name}: {name} is there but not listed in its {COMPONENT_FILE}")
+    return info
 
 
 def check_hashes(components: Iterable[ComponentInfo], manifest: Manifest) -> None:
@@ -114,7 +134,7 @@ def _open_channels(
         opener = CHANNEL_OPENERS.get(info.type)
         if opener is None:
             raise _unknown_type(info, CHANNEL_OPENERS)
-        channels[info.name] = opener(info.name, _folder(path, info), info.options, catalogue, encoder)
+        channels[info.name] = opener(info.name, component_directory(path, info.name), info.options, catalogue, encoder)
     return channels
 
 
@@ -137,12 +157,10 @@ def _open_scorers(
             raise BundleError(
                 f"component {info.name}: refers to channel {needed!r}; the bundle has {', '.join(channels) or 'none'}"
             )
-        scorers[info.name] = opener(info.name, _folder(path, info), info.options, catalogue, encoder, channels)
+        scorers[info.name] = opener(
+            info.name, component_directory(path, info.name), info.options, catalogue, encoder, channels
+        )
     return scorers
-
-
-def _folder(path: Path, info: ComponentInfo) -> Path:
-    return path / "components" / info.name
 
 
 def _unknown_type(info: ComponentInfo, openers: Iterable[str]) -> BundleError:
