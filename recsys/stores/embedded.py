@@ -86,9 +86,9 @@ class EmbeddedValkey:
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._socket = self._choose_socket()
-            self._process = self._start([str(binary), *_arguments(self._socket, max_memory, eviction)])
-            os.pwrite(self._lock, b"%-20d" % self._process.pid, 0)
-            self._await_answer(start_timeout)
+            self._command = [str(binary), *_arguments(self._socket, max_memory, eviction)]
+            self._start_timeout = start_timeout
+            self._run()
         except BaseException:
             self.close()
             raise
@@ -108,6 +108,20 @@ class EmbeddedValkey:
     def running(self) -> bool:
         """Whether the server still lives."""
         return self._process is not None and self._process.poll() is None
+
+    def restart(self) -> None:
+        """Starts a server that ended by itself again: same URL, with what it had on disk.
+
+        Raises:
+            StoreError: when the server does not start; says what its log says.
+        """
+        if not self.running:
+            self._run()
+
+    def _run(self) -> None:
+        self._process = self._start(self._command)
+        os.pwrite(self._lock, b"%-20d" % self._process.pid, 0)
+        self._await_answer(self._start_timeout)
 
     def _choose_socket(self) -> Path:
         """In the data's directory; in a private temporary one when that path is too long for a socket."""
@@ -165,6 +179,12 @@ class EmbeddedValkey:
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return f"{' / '.join(lines[-3:]) or 'its log is empty'} ({self._log})"
+
+    def kill(self) -> None:
+        """Ends the server as a crash would; what it had acknowledged is there again at the next start."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def close(self) -> None:
         """Ends the server, its data on disk; harmless when it has ended, and in a forked child."""
