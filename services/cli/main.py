@@ -10,7 +10,7 @@ from rich.markup import escape
 
 import recsys
 from recsys.errors import RecsysError
-from services.cli import bundle, recall, serve, store, train
+from services.cli import bundle, demo, events, recall, serve, store, train
 
 app = typer.Typer(
     name="recsys",
@@ -39,6 +39,8 @@ app.add_typer(bundle.app)
 app.add_typer(store.app)
 serve.register(app)
 recall.register(app)
+app.add_typer(events.app)
+demo.register(app)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""The service over gRPC: the only package that imports grpc."""
