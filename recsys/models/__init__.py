@@ -1,0 +1,1 @@
+"""Torch modules: layers, losses and models, nothing about data or files."""

@@ -1,0 +1,1 @@
+"""The training machinery that all models share."""

@@ -1,0 +1,127 @@
+"""Softmax over a catalogue: in full without ever holding all logits, and sampled with its correction."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+Correction: TypeAlias = Literal["corrected", "classic", "none"]
+
+_LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""On a CPU, 4 MiB of logits stay in cache from the product to the gradient."""
+
+
+def full_softmax(
+    users: Tensor, items: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, bf16: bool = False
+) -> Tensor:
+    """Mean cross-entropy of targets under softmax(users · itemsᵀ) over all N items.
+
+    The gradient is taken on the way forward, slice by slice, so that logits are computed once and R × N of them
+    are never in memory.
+
+    Args:
+        users: (R, d), already divided by the temperature.
+        items: (N, d).
+        targets: (R,) rows of `items`.
+        label_smoothing: share of the label spread evenly over all items.
+        bf16: compute the products in bfloat16, about three times as fast where the processor has it.
+
+    Returns:
+        A scalar.
+    """
+    return cast(Tensor, _FullSoftmax.apply(users, items, targets, label_smoothing, bf16))  # type: ignore[no-untyped-call]
+
+
+class _FullSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, smoothing: float, bf16: bool) -> Tensor:
+        kind = torch.bfloat16 if bf16 else users.dtype
+        table = items.to(kind)
+        grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items)
+        total = users.new_zeros(())
+        at_once = max(1, _LOGITS_AT_ONCE.get(users.device.type, 1 << 20) // len(items))
+        for start in range(0, len(users), at_once):
+            part = slice(start, start + at_once)
+            vectors, target = users[part].to(kind), targets[part, None]
+            logits = vectors @ table.T
+            slope = torch.softmax(logits, dim=1)
+            log_share = slope.gather(1, target).to(users.dtype).clamp(min=torch.finfo(users.dtype).tiny).log()
+            total -= log_share.sum()
+            if smoothing:
+                log_norm = logits.gather(1, target).to(users.dtype) - log_share
+                total += smoothing * (log_norm + log_share).sum()
+                total -= smoothing * logits.mean(dim=1, dtype=users.dtype).sum()
+                slope -= smoothing / len(items)
+            slope.scatter_add_(1, target, slope.new_full(target.shape, smoothing - 1.0))
+            grad_users[part] = slope @ table
+            grad_items += slope.T @ vectors
+        ctx.save_for_backward(grad_users, grad_items)
+        ctx.rows = len(users)
+        return total / len(users)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_users, grad_items = ctx.saved_tensors
+        scale = upstream[0] / ctx.rows
+        return grad_users * scale, grad_items * scale, None, None, None
+
+
+def expected_counts(shares: Tensor, others: float, uniform: int, catalogue: int) -> Tensor:
+    """E_i: how often item i is expected among one row's negative columns.
+
+    Args:
+        shares: (M,) q_i, each column item's share of the training positives.
+        others: columns that are other rows' positives, drawn by q; B - 1 for a batch of B.
+        uniform: columns B' drawn evenly from the catalogue.
+        catalogue: N.
+    """
+    return others * shares + uniform / catalogue
+
+
+def sampled_softmax(
+    users: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    positive_rows: Tensor,
+    negative_rows: Tensor,
+    log_expected: Tensor,
+    positive_log_expected: Tensor | None = None,
+    own: Tensor | None = None,
+    correction: Correction = "corrected",
+) -> Tensor:
+    """Mean cross-entropy of the positive among sampled negatives.
+
+    "corrected" is the form to which Khrylchenko et al. 2025 reduces: [f_pos ; f_i - log E_i], columns equal to the
+    row's positive masked, the positive itself uncorrected; its gradient's bias decays with the number of negatives.
+    "classic" (Yi et al. 2019) subtracts from the positive too and keeps accidental hits. "none" corrects nothing
+    and keeps hits, so popular items, which are drawn often, are pushed down too far.
+
+    Args:
+        users: (R, d), already divided by the temperature.
+        positives: (R, d), the positive of each row.
+        negatives: (M, d), columns shared by all rows.
+        positive_rows: (R,) catalogue rows of the positives.
+        negative_rows: (M,) catalogue rows of the columns, to find accidental hits.
+        log_expected: (M,) log E_i of the columns.
+        positive_log_expected: (R,) log E of the positives, for "classic".
+        own: (R,) the column that is this very row's positive, -1 = none; never a negative of its row.
+        correction: which form.
+
+    Returns:
+        A scalar.
+    """
+    positive = (users * positives).sum(dim=1, keepdim=True)
+    columns = users @ negatives.T
+    if correction != "none":
+        columns = columns - log_expected
+    if correction == "classic" and positive_log_expected is not None:
+        positive = positive - positive_log_expected[:, None]
+    if correction == "corrected":
+        columns = columns.masked_fill(positive_rows[:, None] == negative_rows[None, :], -torch.inf)
+    elif own is not None:
+        columns = columns.masked_fill(own[:, None] == torch.arange(len(negatives), device=own.device), -torch.inf)
+    logits = torch.cat([positive, columns], dim=1)
+    return (logits.logsumexp(dim=1) - positive[:, 0]).mean()

@@ -1,0 +1,304 @@
+"""The two-tower retriever: a user vector and an item vector whose product is the score.
+
+Each tower sees its own side's fields, re-weighted by SENet (FiBiNET, arXiv 1905.09433). The history is a field of
+the user tower, encoded after every step, so that one pass over a sequence trains on each of its places. One item
+tower serves the history, the targets and the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.features.feature_set import Field
+from recsys.models.layers.dropout import Dropout
+from recsys.models.layers.fields import EMBEDDING_STD, FieldEmbeddings
+from recsys.models.layers.senet import SENet
+from recsys.models.layers.sequence import CausalAttention, MeanPooling
+
+Similarity: TypeAlias = Literal["cosine", "dot"]
+
+UNSEEN = 1
+"""The item code of whatever training did not show."""
+
+_COLDEST = 0.01
+
+
+@dataclass(frozen=True)
+class TwoTowerShape:
+    """Sizes and choices that the weights depend on.
+
+    Attributes:
+        item_codes: size of the item-id vocabulary, 0 and 1 included.
+        item_id: whether the item tower knows the item's id, or its attributes alone.
+        item_fields, user_fields: attribute fields of each side.
+        dim: width d of embeddings and vectors.
+        history: how the history is encoded; None = the user tower has attributes only.
+        history_length: newest items looked at.
+        blocks, heads, widening: of the attention encoder.
+        similarity: "cosine" scales by a learned temperature in training; "dot" adds an item bias, served as one
+            more coordinate of the vectors.
+        temperature: where the learned temperature starts ("cosine" only).
+        dropout: rate.
+    """
+
+    item_codes: int
+    item_id: bool = True
+    item_fields: tuple[Field, ...] = ()
+    user_fields: tuple[Field, ...] = ()
+    dim: int = 64
+    history: Literal["attention", "mean"] | None = "attention"
+    history_length: int = 200
+    blocks: int = 2
+    heads: int = 2
+    widening: int = 4
+    similarity: Similarity = "dot"
+    temperature: float = 0.07
+    dropout: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """Columns that the R targets of a batch are told from in a sampled softmax.
+
+    Attributes:
+        rows: (M,) catalogue rows.
+        own: (R,) the column that was drawn from this very target, -1 = none.
+        others: expected number of columns that are other targets, drawn by their share of the data.
+        uniform: number of columns drawn evenly from the catalogue.
+    """
+
+    rows: Tensor
+    own: Tensor
+    others: float
+    uniform: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatch:
+    """B training sequences, right-padded.
+
+    Attributes:
+        history: (B, L) catalogue rows, oldest first; 0 where padded.
+        targets: (B, L + 1) the row chosen after the first t items, -1 = nothing to learn there.
+        user: codes of the user attributes, (B,) or (B, values) by field.
+        negatives: None = the whole catalogue.
+        samples: R, the number of targets.
+    """
+
+    history: Tensor
+    targets: Tensor
+    user: Mapping[str, Tensor] = field(default_factory=dict)
+    negatives: Negatives | None = None
+    samples: int = 0
+
+    def to(self, device: str) -> SequenceBatch:
+        """The same batch on a device."""
+        if device == "cpu":
+            return self
+        moved = None
+        if self.negatives is not None:
+            rows, own = self.negatives.rows.to(device), self.negatives.own.to(device)
+            moved = Negatives(rows, own, self.negatives.others, self.negatives.uniform)
+        user = {name: codes.to(device) for name, codes in self.user.items()}
+        return SequenceBatch(self.history.to(device), self.targets.to(device), user, moved, self.samples)
+
+
+class Tower(nn.Module):
+    """SENet over F fields, their concatenation through an MLP, added to the tower's main field.
+
+    The last layer starts at zero where there is a main field (the history's state, the item's id): the tower starts
+    as that field alone and learns what the others add. A single field passes through as it is.
+
+    Args:
+        fields: F ≥ 1.
+        dim: width d.
+        main: whether field 0 is a main field.
+        dropout: rate inside the MLP.
+    """
+
+    def __init__(self, fields: int, dim: int, *, main: bool, dropout: float) -> None:
+        super().__init__()
+        self.main = main
+        self.senet = SENet(fields) if fields > 1 else None
+        self.widen = nn.Linear(fields * dim, 2 * dim)
+        self.narrow = nn.Linear(2 * dim, dim)
+        self.drop = Dropout(dropout)
+        if main:
+            nn.init.zeros_(self.narrow.weight)
+            nn.init.zeros_(self.narrow.bias)
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """(…, F, d) → (…, d)."""
+        if self.senet is None and self.main:
+            return fields[..., 0, :]
+        weighted = fields if self.senet is None else self.senet(fields)
+        mixed: Tensor = self.narrow(self.drop(F.gelu(self.widen(weighted.flatten(-2)))))
+        return fields[..., 0, :] + mixed if self.main else mixed
+
+
+class TwoTower(nn.Module):
+    """Both towers, and the encoded catalogue that the item tower runs over.
+
+    Args:
+        shape: sizes.
+        item_index: (N,) item-id code of every catalogue row.
+        items: encoded attributes of every catalogue row by field.
+    """
+
+    item_index: Tensor
+
+    def __init__(self, shape: TwoTowerShape, item_index: Tensor, items: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.shape = shape
+        dim = shape.dim
+        self.register_buffer("item_index", item_index.long(), persistent=False)
+        self.item_names = tuple(f.name for f in shape.item_fields)
+        for name in self.item_names:
+            self.register_buffer(f"item_field_{name}", items[name].long(), persistent=False)
+        if not shape.item_id and not shape.item_fields:
+            raise ValueError("an item tower needs the item's id or an attribute")
+        if shape.history is None and not shape.user_fields:
+            raise ValueError("a user tower needs a history or an attribute")
+        self.item_table = nn.Embedding(shape.item_codes, dim) if shape.item_id else None
+        if self.item_table is not None:
+            nn.init.normal_(self.item_table.weight, std=EMBEDDING_STD)
+        self.item_fields = FieldEmbeddings(shape.item_fields, dim) if shape.item_fields else None
+        self.item_tower = Tower(
+            int(shape.item_id) + len(shape.item_fields), dim, main=shape.item_id, dropout=shape.dropout
+        )
+        self.user_fields = FieldEmbeddings(shape.user_fields, dim) if shape.user_fields else None
+        self.history = _history_encoder(shape)
+        self.user_tower = Tower(
+            int(self.history is not None) + len(shape.user_fields),
+            dim,
+            main=self.history is not None,
+            dropout=shape.dropout,
+        )
+        self.log_scale = nn.Parameter(torch.tensor(1.0 / shape.temperature).log())
+        self.item_bias = nn.Embedding(shape.item_codes, 1)
+        nn.init.zeros_(self.item_bias.weight)
+
+    # Items
+
+    def item_states(self, rows: Tensor | None = None) -> Tensor:
+        """(M,) catalogue rows, or all N → (M, d) the item tower's output before the similarity's last step."""
+        codes = self.item_index if rows is None else self.item_index[rows]
+        return self._item_states(codes, {name: self._item_codes(name, rows) for name in self.item_names})
+
+    def item_vectors(self, states: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Item states (M, d) → (M, d_out) vectors as the index stores them."""
+        if self.shape.similarity == "cosine":
+            return F.normalize(states, dim=-1)
+        codes = self.item_index if rows is None else self.item_index[rows]
+        return torch.cat([states, self.item_bias(codes)], dim=-1)
+
+    def history_table(self) -> Tensor:
+        """(codes, d): what the history encoder is given for an item code; 0 = padding, 1 = unseen.
+
+        An item that training did not show is the unseen one in a history, whatever its attributes.
+        """
+        size = self.shape.item_codes
+        row_of_code = torch.full((size,), -1, dtype=torch.long, device=self.item_index.device)
+        row_of_code[self.item_index] = torch.arange(len(self.item_index), device=self.item_index.device)
+        row_of_code[:2] = -1
+        in_catalogue = row_of_code >= 0
+        codes = {}
+        for name in self.item_names:
+            values = self._item_codes(name, row_of_code.clamp(min=0))
+            shape = (-1,) + (1,) * (values.dim() - 1)
+            codes[name] = values * in_catalogue.view(shape)
+        table = self._item_states(torch.arange(size, device=self.item_index.device), codes)
+        return torch.cat([torch.zeros_like(table[:1]), table[1:]])
+
+    def _item_codes(self, name: str, rows: Tensor | None) -> Tensor:
+        codes: Tensor = getattr(self, f"item_field_{name}")
+        return codes if rows is None else codes[rows]
+
+    def _item_states(self, codes: Tensor, attributes: Mapping[str, Tensor]) -> Tensor:
+        fields = [] if self.item_table is None else [self.item_table(codes).unsqueeze(1)]
+        if self.item_fields is not None:
+            fields.append(self.item_fields(attributes))
+        states: Tensor = self.item_tower(torch.cat(fields, dim=1))
+        return states
+
+    # Users
+
+    def user_states(self, history: Tensor, user: Mapping[str, Tensor]) -> Tensor:
+        """Item states of right-padded histories (B, L, d) and user codes → (B, L + 1, d), before the last step."""
+        length = history.shape[1]
+        encoded = [] if self.history is None else [self.history.states(history).unsqueeze(2)]
+        attributes = self._user_attributes(user)
+        if attributes is not None:
+            encoded.append(attributes[:, None].expand(-1, length + 1, -1, -1))
+        states: Tensor = self.user_tower(torch.cat(encoded, dim=2))
+        return states
+
+    def newest_user_state(self, vectors: Tensor | None, age: Tensor | None, user: Mapping[str, Tensor]) -> Tensor:
+        """As `user_states` after the whole history, left-padded with ages: the way it is served. → (B, d)."""
+        encoded = []
+        if self.history is not None and vectors is not None and age is not None:
+            newest = self.shape.history_length
+            encoded.append(self.history.last(vectors[:, -newest:], age[:, -newest:]).unsqueeze(1))
+        attributes = self._user_attributes(user)
+        if attributes is not None:
+            encoded.append(attributes)
+        state: Tensor = self.user_tower(torch.cat(encoded, dim=1))
+        return state
+
+    def user_vectors(self, states: Tensor) -> Tensor:
+        """User states (…, d) → (…, d_out) vectors whose product with an item vector is the served score."""
+        if self.shape.similarity == "cosine":
+            return F.normalize(states, dim=-1)
+        return torch.cat([states, torch.ones_like(states[..., :1])], dim=-1)
+
+    def _user_attributes(self, user: Mapping[str, Tensor]) -> Tensor | None:
+        if self.user_fields is not None:
+            fields: Tensor = self.user_fields(user)
+            return fields
+        return None
+
+    # Training
+
+    def logit_scale(self) -> Tensor:
+        """What served scores are multiplied by in the loss, 1/τ; 1 for "dot"."""
+        if self.shape.similarity == "dot":
+            return torch.ones_like(self.log_scale)
+        return self.log_scale.exp().clamp(max=1.0 / _COLDEST)
+
+    def field_weights(self, batch: SequenceBatch) -> dict[str, dict[str, float]]:
+        """Mean SENet weight of each field, by tower; a tower of one field has none."""
+        report: dict[str, dict[str, float]] = {}
+        if self.item_tower.senet is not None and self.item_fields is not None:
+            parts = [] if self.item_table is None else [self.item_table(self.item_index).unsqueeze(1)]
+            codes = {name: self._item_codes(name, None) for name in self.item_names}
+            weights = self.item_tower.senet.weights(torch.cat([*parts, self.item_fields(codes)], dim=1))
+            report["item"] = _named((["item_id"] if parts else []) + list(self.item_names), weights)
+        attributes = self._user_attributes(batch.user)
+        if self.user_tower.senet is not None and attributes is not None:
+            parts = [attributes[:, None].expand(-1, batch.targets.shape[1], -1, -1)]
+            if self.history is not None:
+                parts.insert(0, self.history.states(self.item_states()[batch.history]).unsqueeze(2))
+            weights = self.user_tower.senet.weights(torch.cat(parts, dim=2))[batch.targets >= 0]
+            names = (["history"] if self.history is not None else []) + [f.name for f in self.shape.user_fields]
+            report["user"] = _named(names, weights)
+        return report
+
+
+def _named(names: Sequence[str], weights: Tensor) -> dict[str, float]:
+    """Mean of weights (…, F) over all but the fields, by field name."""
+    means = weights.detach().flatten(0, -2).mean(dim=0).tolist()
+    return dict(zip(names, means, strict=True))
+
+
+def _history_encoder(shape: TwoTowerShape) -> CausalAttention | MeanPooling | None:
+    if shape.history is None:
+        return None
+    if shape.history == "mean":
+        return MeanPooling(shape.dim)
+    return CausalAttention(shape.dim, shape.history_length, shape.blocks, shape.heads, shape.dropout, shape.widening)

@@ -1,0 +1,181 @@
+"""The user tower as ONNX, checked against torch before anyone may use it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recsys.errors import TrainingError
+from recsys.features.definition import HISTORY, HISTORY_AGE
+from recsys.files import replacing
+from recsys.models.two_tower import TwoTower
+from recsys.types import Floats
+
+HISTORY_VECTORS: Final = "history_vectors"
+USER_VECTOR: Final = "user_vector"
+PARITY: Final = 1e-5
+"""The largest difference from torch, relative to the largest entry where that is above 1."""
+
+_ITEMS_AT_ONCE: Final = 65_536
+_OPSET: Final = 18
+_TRACED: Final = (2, 3)
+_CHECKED: Final = ((1, 1), (1, 7), (3, 5), (5, 40))
+"""Batch sizes and history lengths: those traced with, and those that parity is checked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        inputs: names in the graph's order.
+        dim: width of the user vector.
+        parity_error: largest difference between onnxruntime and torch that was seen.
+    """
+
+    inputs: tuple[str, ...]
+    dim: int
+    parity_error: float
+
+
+class _UserTower(nn.Module):
+    """The serving face of a two-tower: named inputs to one user vector."""
+
+    def __init__(self, model: TwoTower) -> None:
+        super().__init__()
+        self.model = model
+        self.names = tower_inputs(model)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        named = dict(zip(self.names, inputs, strict=True))
+        vectors, age = named.pop(HISTORY_VECTORS, None), named.pop(HISTORY_AGE, None)
+        return self.model.user_vectors(self.model.newest_user_state(vectors, age, named))
+
+
+def tower_inputs(model: TwoTower) -> tuple[str, ...]:
+    """Names of the inputs of a model's user tower: attributes, then history vectors and ages."""
+    history = () if model.history is None else (HISTORY_VECTORS, HISTORY_AGE)
+    return (*(field.name for field in model.shape.user_fields), *history)
+
+
+def export_user_tower(model: TwoTower, path: Path, seed: int = 0) -> ExportReport:
+    """Writes the user tower as ONNX; batch and history length are free.
+
+    Raises:
+        TrainingError: when onnxruntime differs from torch by more than 1e-5; nothing is written then.
+    """
+    tower = _UserTower(model).cpu().eval()
+    rng = np.random.default_rng(seed)
+    example = sample_inputs(model, *_TRACED, rng)
+    with replacing(path) as temporary:
+        _export(tower, example, temporary)
+        dim = model.shape.dim + (model.shape.similarity == "dot")
+        report = ExportReport(tower.names, dim, _parity_error(tower, temporary, rng))
+        if report.parity_error > PARITY:
+            raise TrainingError(
+                f"the exported user tower differs from torch by {report.parity_error:.2e}, more than {PARITY:.0e}; "
+                "it was not written"
+            )
+    return report
+
+
+def sample_inputs(model: TwoTower, batch: int, length: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Random inputs of a user tower, with histories of all lengths from 0 to `length`."""
+    inputs: dict[str, NDArray[Any]] = {}
+    for field in model.shape.user_fields:
+        shape = (batch, field.length) if field.kind == "list" else (batch,)
+        inputs[field.name] = rng.integers(0, field.cardinality, shape, dtype=np.int32)
+    if model.history is not None:
+        lengths = rng.integers(0, length + 1, batch)
+        lengths[0] = length
+        age = np.arange(length, 0, -1, dtype=np.int32) * (np.arange(length, 0, -1) <= lengths[:, None])
+        codes = rng.integers(1, model.shape.item_codes, (batch, length)) * (age > 0)
+        with torch.no_grad():
+            inputs[HISTORY_VECTORS] = model.history_table().cpu().numpy()[codes]
+        inputs[HISTORY_AGE] = age.astype(np.int32)
+    return inputs
+
+
+@torch.no_grad()
+def item_vectors(model: TwoTower) -> Floats:
+    """(N, d_out) vectors of the whole catalogue, as the index stores them."""
+    parts = [
+        model.item_vectors(model.item_states(rows), rows).cpu().numpy()
+        for rows in torch.split(torch.arange(len(model.item_index), device=model.item_index.device), _ITEMS_AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, model.shape.dim), np.float32)
+
+
+@torch.no_grad()
+def history_vectors(model: TwoTower) -> Floats:
+    """(codes, d) what the user tower is given for each item code; row 0 = zeros, row 1 = unseen."""
+    return model.history_table().cpu().numpy()
+
+
+@torch.no_grad()
+def user_vectors(model: TwoTower, codes: Mapping[str, NDArray[Any]]) -> Floats:
+    """(B, d_out) vectors of encoded users (see `OnlineEncoder.encode_users`)."""
+    named = {name: torch.from_numpy(np.asarray(values)) for name, values in codes.items()}
+    history, age = named.pop(HISTORY, None), named.pop(HISTORY_AGE, None)
+    vectors = None if history is None else model.history_table()[history.long()]
+    return model.user_vectors(model.newest_user_state(vectors, age, named)).cpu().numpy()
+
+
+def _export(tower: _UserTower, example: Mapping[str, NDArray[Any]], path: Path) -> None:
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    shapes = [_free_axes(name, example[name].ndim, batch, length) for name in tower.names]
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                tower,
+                tuple(torch.from_numpy(example[name]) for name in tower.names),
+                path,
+                input_names=list(tower.names),
+                output_names=[USER_VECTOR],
+                dynamic_shapes=(tuple(shapes),),
+                opset_version=_OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        noisy.setLevel(level)
+
+
+def _free_axes(name: str, rank: int, batch: Any, length: Any) -> dict[int, Any]:
+    return {0: batch, 1: length} if name in (HISTORY_VECTORS, HISTORY_AGE) and rank > 1 else {0: batch}
+
+
+def _parity_error(tower: _UserTower, path: Path, rng: np.random.Generator) -> float:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch, length in _CHECKED:
+        inputs = sample_inputs(tower.model, batch, length, rng)
+        if HISTORY_AGE in inputs and batch > 1:
+            inputs[HISTORY_AGE][-1] = 0
+            inputs[HISTORY_VECTORS][-1] = 0.0
+        worst = max(worst, _difference(tower, session, inputs))
+    return worst
+
+
+def _difference(tower: _UserTower, session: Any, inputs: Mapping[str, NDArray[Any]]) -> float:
+    with torch.no_grad():
+        expected = tower(*(torch.from_numpy(inputs[name]) for name in tower.names)).numpy()
+    served = session.run([USER_VECTOR], dict(inputs))[0]
+    return float(np.abs(served - expected).max() / max(1.0, np.abs(expected).max()))

@@ -1,0 +1,77 @@
+"""What a two-tower is trained for: telling each next item from all others, or from a corrected sample of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recsys.models.losses.softmax import Correction, expected_counts, full_softmax, sampled_softmax
+from recsys.models.two_tower import Negatives, SequenceBatch, TwoTower
+
+_RAREST = 1e-12
+"""Keeps the log of an expected count finite for an item that training does not hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class TwoTowerObjective:
+    """A batch of sequences to its mean loss.
+
+    Attributes:
+        model: the two-tower.
+        shares: (N,) q_i, each item's share of the training targets.
+        correction: of the sampled softmax.
+        label_smoothing: of the full softmax.
+        bf16: whether the full softmax multiplies in bfloat16.
+    """
+
+    model: TwoTower
+    shares: Tensor
+    correction: Correction = "corrected"
+    label_smoothing: float = 0.0
+    bf16: bool = False
+
+    def __call__(self, batch: SequenceBatch) -> Tensor:
+        """The mean loss over the batch's targets, a scalar."""
+        batch = batch.to(str(self.model.item_index.device))
+        return self._full(batch) if batch.negatives is None else self._sampled(batch, batch.negatives)
+
+    def _full(self, batch: SequenceBatch) -> Tensor:
+        states = self.model.item_states()
+        return full_softmax(
+            self._users(batch, states[batch.history]),
+            self.model.item_vectors(states),
+            batch.targets[batch.targets >= 0],
+            label_smoothing=self.label_smoothing,
+            bf16=self.bf16,
+        )
+
+    def _sampled(self, batch: SequenceBatch, negatives: Negatives) -> Tensor:
+        """The item tower runs over the items that occur in the batch, each once."""
+        targets = batch.targets[batch.targets >= 0]
+        asked = torch.cat([batch.history.flatten(), targets, negatives.rows])
+        rows, place = torch.unique(asked, return_inverse=True)
+        history, positive, negative = place.split([batch.history.numel(), len(targets), len(negatives.rows)])
+        states = self.model.item_states(rows)
+        vectors = self.model.item_vectors(states, rows)
+        return sampled_softmax(
+            self._users(batch, states[history.view_as(batch.history)]),
+            vectors[positive],
+            vectors[negative],
+            positive_rows=targets,
+            negative_rows=negatives.rows,
+            log_expected=self._log_expected(negatives, negatives.rows),
+            positive_log_expected=self._log_expected(negatives, targets),
+            own=negatives.own,
+            correction=self.correction,
+        )
+
+    def _users(self, batch: SequenceBatch, history: Tensor) -> Tensor:
+        """(R, d_out) user vectors at the places with a target, over the temperature."""
+        states = self.model.user_states(history, batch.user)[batch.targets >= 0]
+        return self.model.user_vectors(states) * self.model.logit_scale()
+
+    def _log_expected(self, negatives: Negatives, rows: Tensor) -> Tensor:
+        counts = expected_counts(self.shares[rows], negatives.others, negatives.uniform, len(self.shares))
+        return counts.clamp(min=_RAREST).log()

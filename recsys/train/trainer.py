@@ -1,0 +1,326 @@
+"""The one training loop: AdamW, warm-up and cosine, averaged weights, early stopping, bit-exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
+
+import torch
+from pydantic import Field as Bound
+from torch import Tensor, nn
+
+from recsys.config import Config
+from recsys.errors import TrainingError
+from recsys.train import checkpoint as ck
+from recsys.train.device import bf16_autocast
+from recsys.train.memory import keep_freed_memory
+from recsys.train.progress import Progress
+
+BatchT = TypeVar("BatchT", bound="Batch")
+YieldedT = TypeVar("YieldedT", bound="Batch", covariant=True)
+Objective = Callable[[BatchT], Tensor]
+"""A batch to its mean loss, a scalar."""
+Validate = Callable[[], Mapping[str, float]]
+"""Metrics of the model as it stands; the trainer follows one of them."""
+
+
+class Batch(Protocol):
+    """What a source yields."""
+
+    @property
+    def samples(self) -> int:
+        """Targets in it."""
+        ...
+
+
+class Source(Protocol[YieldedT]):
+    """Batches as a function of (epoch, step): a resumed run sees the same ones."""
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[YieldedT]:
+        """The batches of an epoch from step `start` on."""
+        ...
+
+
+class TrainerConfig(Config):
+    """How to optimise.
+
+    Attributes:
+        lr: peak learning rate.
+        warmup: share of all steps in which the rate rises from 0; then it falls along a cosine to `lr_floor · lr`.
+        weight_decay: AdamW's, on matrices only (not on tables, biases, norms).
+        clip: largest norm of the gradient.
+        max_epochs: upper bound.
+        patience: epochs without a better validation before it stops.
+        validate_every: epochs between validations.
+        ema: decay a step of the averaged weights that are validated and kept; 0 = the weights themselves.
+        time_budget_s: when the clock would end the run before `max_epochs`, the schedule follows the clock, so that
+            it still ends at a low rate; None = no bound and the same weights on every machine.
+        checkpoint_s: seconds between checkpoints within an epoch.
+        precision: "auto" is bf16 autocast on a GPU that has it, and on a CPU that has it bf16 in the loss alone.
+    """
+
+    lr: float = Bound(2e-3, gt=0)
+    lr_floor: float = Bound(0.01, ge=0, le=1)
+    warmup: float = Bound(0.03, ge=0, lt=1)
+    weight_decay: float = Bound(0.0, ge=0)
+    clip: float = Bound(1.0, gt=0)
+    max_epochs: int = Bound(50, ge=1)
+    patience: int = Bound(5, ge=1)
+    validate_every: int = Bound(1, ge=1)
+    ema: float = Bound(0.0, ge=0, lt=1)
+    time_budget_s: float | None = Bound(None, gt=0)
+    checkpoint_s: float = Bound(120.0, gt=0)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch of the training curve."""
+
+    epoch: int
+    loss: float
+    lr: float
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What came of it; the model holds the best weights.
+
+    Attributes:
+        epochs: the number that validated best, or all without validation.
+        curve: a record an epoch.
+        seconds: of training, validation included, over all resumed parts.
+        samples_per_s: targets a second of training steps alone.
+    """
+
+    epochs: int
+    curve: tuple[EpochRecord, ...]
+    seconds: float
+    samples_per_s: float
+
+
+@dataclass(slots=True)
+class _Run:
+    """Where a run stands: what a checkpoint holds beside tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    elapsed: float = 0.0
+    stepping: float = 0.0
+    samples: int = 0
+    loss_sum: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = 0
+    finished: bool = False
+    curve: list[dict[str, object]] = field(default_factory=list)
+
+
+class Trainer(Generic[BatchT]):
+    """Fits one model.
+
+    Args:
+        model: the module; left with the best weights, in evaluation mode.
+        objective: a batch to its mean loss.
+        source: the batches.
+        config: how.
+        progress: where checkpoints go and who is told.
+        validate: metrics of the model; None = all `max_epochs` are run (a refit).
+        follow: the metric that decides, higher is better.
+        device: where the batches are computed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective[BatchT],
+        source: Source[BatchT],
+        config: TrainerConfig,
+        progress: Progress,
+        validate: Validate | None = None,
+        follow: str = "ndcg@10",
+        device: str = "cpu",
+    ) -> None:
+        self.model, self.objective, self.source = model, objective, source
+        self.config, self.progress, self.validate, self.follow = config, progress, validate, follow
+        self.device = device
+        self.optimiser = _adamw(model, config)
+        self.average = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema else {}
+        self.best: dict[str, Tensor] = {}
+        self.run = _Run()
+        self.autocast = bf16_autocast(config.precision, device)
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The file a restart reads."""
+        return self.progress.scratch / "checkpoint.safetensors"
+
+    def fit(self) -> TrainingResult:
+        """Trains, or goes on where a checkpoint says, to the end.
+
+        Raises:
+            TrainingError: when the loss is no longer a number.
+        """
+        keep_freed_memory()
+        self._resume()
+        while not self.run.finished:
+            self._epoch()
+        self._put(self.best or self._validated_weights())
+        self.model.eval()
+        return self._result()
+
+    def _epoch(self) -> None:
+        run, began = self.run, time.monotonic()
+        before = run.elapsed
+        saved = began
+        self.model.train()
+        lr = 0.0
+        for batch in self.source.epoch(run.epoch, run.step):
+            started = time.monotonic()
+            lr = self._step(batch)
+            run.step += 1
+            run.stepping += time.monotonic() - started
+            run.elapsed = before + time.monotonic() - began
+            if time.monotonic() - saved > self.config.checkpoint_s:
+                self._save()
+                saved = time.monotonic()
+            if self._out_of_time():
+                break
+        metrics = self._validation()
+        run.elapsed = before + time.monotonic() - began
+        loss = run.loss_sum / max(1, run.step)
+        run.epoch += 1
+        run.curve.append({"epoch": run.epoch, "loss": loss, "lr": lr, "seconds": run.elapsed, "metrics": dict(metrics)})
+        run.step, run.loss_sum = 0, 0.0
+        run.finished = self._ends()
+        self._save()
+        self.progress.update(run.epoch, self.config.max_epochs, "epoch", loss=loss, seconds=run.elapsed, **metrics)
+
+    def _step(self, batch: BatchT) -> float:
+        lr = self.config.lr * self._rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+            loss = self.objective(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at epoch {self.run.epoch + 1}, step {self.run.step + 1}; "
+                f"lower the learning rate ({self.config.lr}) or the gradient clip ({self.config.clip})"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimiser.step()
+        self._update_average()
+        self.run.loss_sum += value
+        self.run.samples += batch.samples
+        return lr
+
+    def _rate(self) -> float:
+        """The share of the peak rate at this step."""
+        config, run = self.config, self.run
+        total = config.max_epochs * self.source.steps
+        done = (run.epoch * self.source.steps + run.step) / total
+        if config.time_budget_s is not None:
+            done = max(done, run.elapsed / config.time_budget_s)
+        if done < config.warmup:
+            return (done + 1.0 / total) / (config.warmup + 1.0 / total)
+        fallen = 0.5 * (1.0 + math.cos(math.pi * min(1.0, (done - config.warmup) / (1.0 - config.warmup))))
+        return config.lr_floor + (1.0 - config.lr_floor) * fallen
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if not self.average:
+            return
+        step = self.run.epoch * self.source.steps + self.run.step
+        decay = min(self.config.ema, (1.0 + step) / (10.0 + step))
+        kept = list(self.average.values())
+        torch._foreach_lerp_(kept, [p.detach() for p in self.model.parameters()], 1.0 - decay)
+
+    def _validated_weights(self) -> dict[str, Tensor]:
+        """The weights that are validated and kept: the average where there is one."""
+        return self.average or {n: p.detach() for n, p in self.model.named_parameters()}
+
+    def _validation(self) -> Mapping[str, float]:
+        run = self.run
+        due = (run.epoch + 1) % self.config.validate_every == 0 or self._last_epoch()
+        if self.validate is None or not due:
+            return {}
+        current = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self._put(self._validated_weights())
+        self.model.eval()
+        metrics = self.validate()
+        if metrics[self.follow] > run.best:
+            run.best, run.best_epoch = metrics[self.follow], run.epoch + 1
+            self.best = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self._put(current)
+        return metrics
+
+    def _last_epoch(self) -> bool:
+        return self.run.epoch + 1 >= self.config.max_epochs or self._out_of_time()
+
+    def _out_of_time(self) -> bool:
+        return self.config.time_budget_s is not None and self.run.elapsed >= self.config.time_budget_s
+
+    def _ends(self) -> bool:
+        run = self.run
+        stale = self.validate is not None and run.epoch - run.best_epoch >= self.config.patience
+        return run.epoch >= self.config.max_epochs or self._out_of_time() or stale
+
+    @torch.no_grad()
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+
+    def _result(self) -> TrainingResult:
+        run = self.run
+        curve = tuple(EpochRecord(**record) for record in run.curve)  # type: ignore[arg-type]
+        rate = run.samples / max(run.stepping, 1e-9)
+        return TrainingResult(run.best_epoch or run.epoch, curve, run.elapsed, rate)
+
+    def _save(self) -> None:
+        tensors = ck.under("weights", {n: p.detach() for n, p in self.model.named_parameters()})
+        tensors |= ck.under("average", self.average) | ck.under("best", self.best)
+        tensors |= ck.under("optimiser", ck.optimiser_tensors(self.optimiser, self.model))
+        tensors |= ck.under("random", ck.random_state())
+        state = {name: getattr(self.run, name) for name in _Run.__slots__}
+        state["config"] = self.config.model_dump_json()
+        ck.save_checkpoint(self.checkpoint_path, tensors, state)
+
+    def _resume(self) -> None:
+        found = ck.load_checkpoint(self.checkpoint_path)
+        if found is None or found[1].pop("config") != self.config.model_dump_json():
+            return
+        tensors, state = found
+        weights = ck.below("weights", tensors)
+        shapes = {n: p.shape for n, p in self.model.named_parameters()}
+        if {n: t.shape for n, t in weights.items()} != shapes:
+            return
+        self._put(weights)
+        device = next(self.model.parameters()).device
+        self.average = {n: t.to(device) for n, t in ck.below("average", tensors).items()}
+        self.best = {n: t.to(device) for n, t in ck.below("best", tensors).items()}
+        ck.restore_optimiser(self.optimiser, self.model, ck.below("optimiser", tensors))
+        ck.restore_random(ck.below("random", tensors))
+        self.run = _Run(**state)
+
+
+def _adamw(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        (decayed if parameter.dim() > 1 and id(parameter) not in tables else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
