@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import hiredis
 from redis.asyncio import ConnectionPool
@@ -22,7 +23,8 @@ def redacted(url: str) -> str:
 
     Everything before the last "@" goes, so that a password with an unescaped "/" or "@" does not show either.
     """
-    return re.sub(r"([?&](?:password|username)=)[^&]*", r"\1***", re.sub(r"://.*@", "://***@", url, flags=re.DOTALL))
+    without_query = re.sub(r"([?&](?:password|username)=)[^&]*", r"\1***", url)
+    return re.sub(r"://.*@", "://***@", without_query, flags=re.DOTALL)
 
 
 def pack(*parts: bytes | str | int) -> bytes:
@@ -73,6 +75,9 @@ class Link:
     def __init__(self, url: str, timeout: float, retry_after: float) -> None:
         self.name = redacted(url)
         try:
+            parts = urlsplit(url)
+            if parts.netloc and "@" in parts.path:
+                raise ConfigError(f"store URL {self.name!r}: write '/', '@' and ':' in a password as %2F, %40 and %3A")
             pool: Any = ConnectionPool.from_url(url, protocol=2, driver_info=None, socket_timeout=None)
             self._connection: AbstractConnection = pool.make_connection()
         except (ValueError, TypeError):
@@ -118,18 +123,19 @@ class Link:
             return answers
 
     async def _round_trip(self, commands: bytes, replies: int) -> list[Any]:
-        connection = self._connection
-        if connection.is_connected and await self._is_stale():
-            await connection.disconnect(nowait=True)
-        await connection.send_packed_command(commands, check_health=False)
-        return [await self._reply() for _ in range(replies)]
-
-    async def _is_stale(self) -> bool:
-        """Whether an idle connection was closed by the server, for one because it restarted."""
+        was_open = self._connection.is_connected
         try:
-            return bool(await self._connection.can_read())
+            return await self._converse(commands, replies)
         except (RedisConnectionError, OSError):
-            return True
+            if not was_open:
+                raise
+        # The server restarted or closed an idle connection. All that stores send may be sent twice.
+        await self._connection.disconnect(nowait=True)
+        return await self._converse(commands, replies)
+
+    async def _converse(self, commands: bytes, replies: int) -> list[Any]:
+        await self._connection.send_packed_command(commands, check_health=False)
+        return [await self._reply() for _ in range(replies)]
 
     async def _reply(self) -> Any:
         try:

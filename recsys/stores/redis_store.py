@@ -116,6 +116,8 @@ class RedisStore:
     async def record(self, events: Sequence[Event]) -> Recorded:
         """Records events in one round trip, each by one atomic script.
 
+        When the connection breaks on the way they are sent once more; those that had arrived count as duplicates.
+
         Raises:
             StoreError: when the server is away or refuses. Some events may have been recorded; giving
                 all of them again is safe, since those then count as duplicates.
