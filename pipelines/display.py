@@ -78,9 +78,11 @@ class PlainDisplay:
     def follow(self, name: str, work_folder: Path) -> None:
         """Prints the start, then progress now and then."""
         now = time.monotonic()
-        if name not in self._said:
-            self.say(f"{name}: waiting for its turn or started")
+        if name not in self._said and work_folder.exists():  # a worker has made it: no longer in a queue
+            self.say(f"{name}: started")
             self._said[name] = now
+        elif name not in self._said:
+            return
         elif now - self._said[name] >= SECONDS_BETWEEN_LINES and (update := self._followed.newest(work_folder)):
             self._said[name] = now
             self.say(f"{name}: {update['done']}/{update['total']} {_described(update)}")

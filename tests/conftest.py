@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,20 @@ def shared_data() -> Path:
     if not (folder / "ml-1m" / "interactions.parquet").is_file():
         pytest.skip(f"the data sets are not at {folder}; set RECSYS_SHARED_DATA to the folder that holds ml-1m")
     return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray session for all tests that train: starting it takes longer than they do.
+
+    Its workers, and the tests, import modules that lie beside the tests by their names.
+    """
+    folders = [REPOSITORY / "tests" / name for name in ("pipelines", "e2e")]
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in folders:
+            patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join(str(folder) for folder in folders))
+        from pipelines.cluster import ray_cluster
+
+        with ray_cluster(None, cpus=2):
+            yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 app = typer.Typer(name="bundle", help="Versions of what is served.", no_args_is_help=True)
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 BUNDLES = typer.Option(Path("runs/demo/bundles"), "--bundles", help="The folder that holds the versions.")
 
