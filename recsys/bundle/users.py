@@ -227,7 +227,7 @@ def _is_missing(value: Any) -> bool:
 def _mapped(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from None
     # A plain view: slicing an np.memmap is several times slower.
     return np.asarray(array.view(np.ndarray))
