@@ -48,18 +48,22 @@ def train(
     if print_config:
         print(to_toml(config.replaced(holdouts=holdout, refit=refit, recipes=names).model_dump(mode="json")), end="")
         return
-    with shown(console) as display:
-        run = run_training(
-            config,
-            data,
-            out,
-            display=display,
-            holdouts=holdout,
-            refit=refit,
-            publish_it=not no_publish,
-            only=names,
-            address=address,
-        )
+    try:
+        with shown(console) as display:
+            run = run_training(
+                config,
+                data,
+                out,
+                display=display,
+                holdouts=holdout,
+                refit=refit,
+                publish_it=not no_publish,
+                only=names,
+                address=address,
+            )
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command continues from there")
+        raise typer.Exit(1) from None
     _summarise(run, data, out)
 
 

@@ -38,8 +38,6 @@ def test_training_ends_with_a_summary_a_published_bundle_and_what_to_type_next(
     out = tmp_path / "run"
     arguments = ["--preset", "auto", "--data", toy, "--out", out, "--only", "popularity,item_knn"]
     code = recsys(monkeypatch, "train", *arguments)
-        monkeypatch, "train", "--preset", "auto", "--data", toy, "--out", out, "--only", "popularity,item_knn"
-    )
     said = capsys.readouterr().out
     assert code == 0
     assert current(out / "bundles").name in said
@@ -114,7 +112,8 @@ def test_killed_then_interrupted_it_leaves_no_process_and_what_was_done_stays_do
     said = wait_for_line(second, "fit:two_tower@last: started")
     second.send_signal(signal.SIGINT)
     rest, error = second.communicate()
-    assert second.returncode != 0
+    assert second.returncode == 1
+    assert "interrupted; the same command continues from there" in error
     assert "Traceback" not in said + rest + error
     assert "prepare@last: done before" in said
     assert not (out / "bundles").exists()
