@@ -10,7 +10,7 @@ from rich.markup import escape
 
 import recsys
 from recsys.errors import RecsysError
-from services.cli import bundle, demo, events, recall, serve, store, train
+from services.cli import bench, bundle, data, demo, evaluate, events, recall, serve, store, train
 
 app = typer.Typer(
     name="recsys",
@@ -34,7 +34,10 @@ def root(
     """A recommender's retrieval and ranking service: data, training, evaluation, serving."""
 
 
+app.add_typer(data.app)
 train.register(app)
+evaluate.register(app)
+app.add_typer(bench.app)
 app.add_typer(bundle.app)
 app.add_typer(store.app)
 serve.register(app)

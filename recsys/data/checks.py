@@ -1,0 +1,105 @@
+"""Checks of raw rows: what is wrong with a row, how many are wrong, and how many are too many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from recsys.data.readers.raw import LINE, MALFORMED, TEXT, RawTable
+from recsys.errors import DataError
+from recsys.files import replacing
+
+REJECTED_SCHEMA: Final = pl.Schema({"file": pl.String(), "line": pl.Int64(), "reason": pl.String(), "row": pl.String()})
+"""Columns of `rejected.parquet`."""
+MOST_KEPT: Final = 1_000_000
+"""Rejected rows that are kept of one file."""
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that may be wrong with a row: when, and what to say then."""
+
+    fails: pl.Expr
+    reason: pl.Expr
+
+
+WELL_FORMED: Final = Check(pl.col(MALFORMED).is_not_null(), pl.col(MALFORMED))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rejected:
+    """The rows of one file that were left out.
+
+    Attributes:
+        file: where they stand.
+        total: rows of the file.
+        count: rows left out.
+        rows: the first MOST_KEPT of them, columns of REJECTED_SCHEMA.
+    """
+
+    file: Path
+    total: int
+    count: int
+    rows: pl.DataFrame
+
+    @property
+    def examples(self) -> list[str]:
+        """The first few as text."""
+        first = self.rows.select("line", "reason").head(_SHOWN)
+        return [f"line {line}: {reason}" for line, reason in first.iter_rows()]
+
+
+def passing(frame: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame:
+    """The rows that fail no check."""
+    return frame.filter(~_fails(checks))
+
+
+def failing(table: RawTable, checks: Sequence[Check]) -> Rejected:
+    """Counts the rows that fail a check and keeps them with the first reason."""
+    total, count = table.frame.select(pl.len(), _fails(checks).sum().alias("bad")).collect(engine="streaming").row(0)
+    rows = pl.DataFrame(schema=REJECTED_SCHEMA)
+    if count:
+        rows = (
+            table.frame.filter(_fails(checks))
+            .head(MOST_KEPT)
+            .select(
+                pl.lit(table.file.name).alias("file"),
+                pl.col(LINE).alias("line"),
+                pl.coalesce(*(pl.when(check.fails).then(check.reason) for check in checks)).alias("reason"),
+                pl.col(TEXT).alias("row"),
+            )
+            .collect()
+        )
+    return Rejected(table.file, int(total), int(count), rows)
+
+
+def refuse_too_many(rejected: Rejected, max_rejected: float, keep_at: Path) -> None:
+    """Fails an import of which too much would be left out.
+
+    Args:
+        rejected: the rows left out of one file.
+        max_rejected: the share that may be.
+        keep_at: where to write them when they are too many.
+
+    Raises:
+        DataError: counts them, shows the first few and says where all of them are.
+    """
+    if rejected.total and rejected.count <= max_rejected * rejected.total and rejected.count < rejected.total:
+        return
+    if not rejected.total:
+        raise DataError(f"{rejected.file} holds no row")
+    with replacing(keep_at) as temporary:
+        rejected.rows.write_parquet(temporary)
+    raise DataError(
+        f"{rejected.file}: {rejected.count:,} of {rejected.total:,} rows cannot be used, more than "
+        f"--max-rejected {max_rejected:g} allows ({'; '.join(rejected.examples)}); they are in {keep_at}"
+    )
+
+
+def _fails(checks: Sequence[Check]) -> pl.Expr:
+    return pl.any_horizontal(check.fails.fill_null(False) for check in checks)

@@ -1,0 +1,161 @@
+"""What the ids of a source are: integers that stay as they are, or strings that are hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import polars as pl
+
+from recsys.data.checks import Check
+from recsys.data.dataset import IdKind
+from recsys.data.readers.raw import MALFORMED, RawTable
+from recsys.data.string_ids import KEY, key_dictionary
+from recsys.errors import DataError
+
+IdPolicy = Literal["auto", "integer", "string"]
+
+_MOSTLY: Final = 0.5
+_BAD_EXAMPLES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class IdPlan:
+    """How the ids of one kind (users, items, events) are read.
+
+    Attributes:
+        kind: integers as they are, or strings through `dictionary`.
+        dictionary: (id column, key) sorted by id; None for integers.
+        clean: whether every value has been seen to be there and of its kind: nothing is left to check.
+    """
+
+    kind: IdKind
+    dictionary: pl.DataFrame | None = None
+    clean: bool = False
+
+    def encode(self, frame: pl.LazyFrame, column: str) -> pl.LazyFrame:
+        """`frame` with `column` as Int64 ids, null where the value is missing or not an id."""
+        present = frame.collect_schema()
+        if self.dictionary is None:
+            kind = present[column]
+            ids = pl.col(column).cast(pl.Int64, strict=False) if self.clean else as_integer(column, kind)
+            return frame.with_columns(ids.alias(column))
+        keys = frame.with_columns(as_text(column, present[column]).alias(column))
+        dictionary = self.dictionary.lazy().rename({self.dictionary.columns[0]: "__id"})
+        joined = keys.join(dictionary, left_on=column, right_on=KEY, how="left", maintain_order="left")
+        return joined.with_columns(pl.col("__id").alias(column)).select(present.names())
+
+    def checks(self, column: str, kind: pl.DataType, *, required: bool = True) -> list[Check]:
+        """What may be wrong with a raw value of this column."""
+        if self.clean:
+            return []
+        text = as_text(column, kind)
+        checks = [Check(text.is_null(), pl.lit(f"{column} is empty"))] if required else []
+        if self.kind == "integer":
+            wrong = text.is_not_null() & as_integer(column, kind).is_null()
+            checks.append(Check(wrong, pl.format(f"{column} '{{}}' is not an integer", text)))
+        return checks
+
+
+def plan_ids(tables: Sequence[tuple[RawTable, str]], id_column: str, policy: IdPolicy, max_rejected: float) -> IdPlan:
+    """Looks at every id of one kind and decides what they are.
+
+    With "auto" they are integers when (nearly) all look like integers written the usual way, and
+    strings when most do not. What lies between is not guessed.
+
+    Args:
+        tables: where the ids stand, each with the column's name.
+        id_column: what they identify, for messages and for the dictionary.
+        policy: what the user said they are.
+        max_rejected: share of rows that may be rejected for not being integers.
+
+    Raises:
+        DataError: when the ids are neither the one nor the other, a column has a type that ids
+            cannot have, or two strings have the same hash.
+    """
+    counts = _Counts(0, 0, 0)
+    for table, column in tables:
+        counts = counts.plus(_count(table, column))
+    kind = policy if policy != "auto" else _decide(counts, max_rejected)
+    if kind is None:
+        raise DataError(
+            f"{id_column}: {counts.given - counts.integers:,} of {counts.given:,} values are not integers, such as "
+            f"{', '.join(map(repr, _not_integers(tables)))}; correct them, or say --ids string to take ids as text"
+        )
+    if kind == "integer":
+        return IdPlan("integer", clean=counts.integers == counts.rows)
+    keys = [_well_formed(table).select(as_text(column, table.columns()[column]).alias(KEY)) for table, column in tables]
+    distinct = pl.concat(keys).unique().collect(engine="streaming")[KEY]
+    return IdPlan("string", key_dictionary(distinct, id_column), clean=counts.given == counts.rows)
+
+
+def as_text(column: str, kind: pl.DataType) -> pl.Expr:
+    """An id column as text.
+
+    Raises:
+        DataError: for a type that ids cannot have.
+    """
+    value = pl.col(column)
+    if isinstance(kind, pl.String):
+        return value
+    if kind.is_integer() or isinstance(kind, pl.Categorical | pl.Enum):
+        return value.cast(pl.String)
+    if kind.is_float():
+        return pl.coalesce(_whole(value).cast(pl.String), value.cast(pl.String))
+    raise DataError(f"column {column!r} is {kind}; ids are integers or strings")
+
+
+def as_integer(column: str, kind: pl.DataType) -> pl.Expr:
+    """An id column as Int64, null where it is not an integer in the usual notation ("7", not "007")."""
+    value = pl.col(column)
+    if kind.is_integer():
+        return value.cast(pl.Int64, strict=False)
+    if kind.is_float():
+        return _whole(value)
+    text = as_text(column, kind)
+    unusual = (text.str.starts_with("0") & (text != "0")) | text.str.starts_with("-0") | text.str.starts_with("+")
+    return pl.when(~unusual).then(text.cast(pl.Int64, strict=False))
+
+
+def _whole(value: pl.Expr) -> pl.Expr:
+    return pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Rows that could be taken apart, those with an id, and those whose id is an integer."""
+
+    rows: int
+    given: int
+    integers: int
+
+    def plus(self, other: _Counts) -> _Counts:
+        return _Counts(self.rows + other.rows, self.given + other.given, self.integers + other.integers)
+
+
+def _count(table: RawTable, column: str) -> _Counts:
+    kind = table.columns()[column]
+    given, integers = as_text(column, kind).count().alias("given"), as_integer(column, kind).count().alias("integers")
+    return _Counts(*_well_formed(table).select(pl.len(), given, integers).collect(engine="streaming").row(0))
+
+
+def _decide(counts: _Counts, max_rejected: float) -> IdKind | None:
+    """The kind that the ids clearly are; None when they are neither."""
+    if counts.given - counts.integers <= max_rejected * counts.given:
+        return "integer"
+    return "string" if counts.integers < _MOSTLY * counts.given else None
+
+
+def _well_formed(table: RawTable) -> pl.LazyFrame:
+    return table.frame.filter(pl.col(MALFORMED).is_null())
+
+
+def _not_integers(tables: Sequence[tuple[RawTable, str]]) -> list[str]:
+    found: list[str] = []
+    for table, column in tables:
+        kind = table.columns()[column]
+        text = as_text(column, kind)
+        bad = _well_formed(table).filter(text.is_not_null(), as_integer(column, kind).is_null())
+        found += bad.select(text).head(_BAD_EXAMPLES).collect().to_series().to_list()
+    return found[:_BAD_EXAMPLES]

@@ -1,0 +1,24 @@
+"""The formats that can be imported, each with its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from recsys.data.readers.movielens import read_movielens_csv, read_movielens_dat
+from recsys.data.readers.pairs import read_pairs
+from recsys.data.readers.raw import RawData, ReaderOptions
+from recsys.data.readers.recbole import read_recbole
+from recsys.data.readers.table import read_table
+
+Reader: TypeAlias = Callable[[Path, ReaderOptions], RawData]
+
+READERS: Final[Mapping[str, Reader]] = {
+    "pairs": read_pairs,
+    "table": read_table,
+    "movielens-dat": read_movielens_dat,
+    "movielens-csv": read_movielens_csv,
+    "recbole": read_recbole,
+}
+"""The explicit table of formats; a new one is a file beside this and a line here."""

