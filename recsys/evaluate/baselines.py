@@ -79,7 +79,8 @@ def binary(histories: RaggedRows, items: int) -> sparse.csr_matrix:
 
 def weighted(histories: RaggedRows, weights: Floats, items: int) -> sparse.csr_matrix:
     """(B, N) sum of the weights of each item in a history."""
-    matrix = sparse.csr_matrix((weights, histories.values, histories.offsets), (len(histories), items))
+    parts = (weights, histories.values, histories.offsets)
+    matrix = sparse.csr_matrix(parts, (len(histories), items), copy=True)  # what follows sorts in place
     matrix.sum_duplicates()
     return matrix
 
@@ -291,7 +292,7 @@ BASELINES: Final = (
     Baseline("ease", "EASE", fit_ease, _grid(**{"lambda": (200.0, 1_000.0)}), _needs_small_catalogue),
     Baseline(
         "ease_recency",
-        "EASE, history weighted by recency",
+        "EASE, recency-weighted",
         fit_ease,
         _grid(**{"lambda": (200.0, 1_000.0)}, decay=(0.8, 0.9)),
         _needs_small_catalogue,

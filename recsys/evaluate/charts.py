@@ -1,7 +1,7 @@
 """Charts as inline SVG: light, sharp in print, coloured by the page's own light or dark style.
 
 Each function returns one whole `<svg>` element with a title and a description for those who cannot see it. Colours
-come from the classes of the page (`served`, `cascade`, `baseline`, `line-0`…), never from here.
+come from the classes of the page (`model`, `cascade`, `baseline`, `line-0` … `line-5`), never from here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-_CHARACTER = 7.2
-"""Width of an average character of a label, in units of the drawing."""
+_CHARACTER = 7.4
+"""Width of an average character of a label in a wide font, in units of the drawing."""
+_WIDE = 1180
+"""Width of a panel of the page, so that letters keep their size."""
+_MARKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,10 @@ def ticks(top: float, about: int = 5) -> list[float]:
     return [round(step * i, 12) for i in range(math.ceil(top / step - 1e-9) + 1)]
 
 
-def bars(rows: Sequence[Bar], title: str, description: str, *, unit: str = "", width: int = 620) -> str:
+def bars(rows: Sequence[Bar], title: str, description: str, *, unit: str = "", width: int = _WIDE) -> str:
     """Horizontal bars from 0, longest label on the left, whiskers for intervals, values at the right edge."""
     row, top = 28, 8
-    left = 14 + _CHARACTER * max(len(bar.label) for bar in rows)
+    left = 20 + _CHARACTER * max(len(bar.label) for bar in rows)
     right = 14 + _CHARACTER * max(len(bar.text) for bar in rows)
     marks = ticks(max(max(bar.value, *(bar.interval or (0.0,))) for bar in rows))
     height = top + row * len(rows) + 30
@@ -75,9 +78,9 @@ def bars(rows: Sequence[Bar], title: str, description: str, *, unit: str = "", w
 
 
 def curves(
-    xs: Sequence[float], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = 900
+    xs: Sequence[float], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = _WIDE
 ) -> str:
-    """Lines over a logarithmic x, each named at its right end."""
+    """Lines over a logarithmic x (positive, ascending), each named at its right end."""
     height, left, top, bottom = 360, 48, 12, 46
     right = 18 + _CHARACTER * max(len(line.label) for line in lines)
     marks = ticks(max(v for line in lines for v in line.values if v is not None))
@@ -90,8 +93,7 @@ def curves(
         return height - bottom - (height - top - bottom) * value / marks[-1]
 
     parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in marks]
-    named = [v for v in (1, 2, 5, 10, 20, 50, 100, 200, 500) if xs[0] <= v <= xs[-1]]
-    parts += [_tick_x(x(v), height - bottom, str(v)) for v in named]
+    parts += [_tick_x(x(mark), height - bottom, f"{mark:g}") for mark in _MARKS if xs[0] <= mark <= xs[-1]]
     parts.append(_text((left + width - right) / 2, height - 6, x_label, "tick middle"))
     ends = _spread([y(line.values[-1] or 0.0) for line in lines], 15.0, top, height - bottom)
     for line, end in zip(lines, ends, strict=True):
@@ -103,7 +105,7 @@ def curves(
 
 
 def categories(
-    names: Sequence[str], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = 900
+    names: Sequence[str], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = _WIDE
 ) -> str:
     """Points over named groups, joined by lines, with the interval of each point."""
     height, left, top, bottom = 330, 48, 12, 62
@@ -157,7 +159,7 @@ def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
 
 def _svg(width: float, height: float, title: str, description: str, parts: Iterable[str]) -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px" role="img" '
+        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(title)}: {escape(description)}"><title>{escape(title)}</title>'
         f"<desc>{escape(description)}</desc>{''.join(parts)}</svg>"
     )

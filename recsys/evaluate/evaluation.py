@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from recsys.bundle.bundle import Bundle
 from recsys.config import Config
@@ -19,7 +20,7 @@ from recsys.errors import BundleError, MissingPartError, PreconditionError
 from recsys.evaluate.baselines import BASELINES, FitData
 from recsys.evaluate.examples import Example, examples
 from recsys.evaluate.funnel import Funnel, trace
-from recsys.evaluate.protocols import require_held_out, require_same_cut, sample_users
+from recsys.evaluate.protocols import require_held_out, require_same_cut
 from recsys.evaluate.ranking import eligible_count, rank_channel, rank_lists, rank_scores
 from recsys.evaluate.results import (
     Contestant,
@@ -30,7 +31,8 @@ from recsys.evaluate.results import (
     activity_slices,
     measure,
 )
-from recsys.evaluate.tuning import VALIDATION_USERS, tune
+from recsys.evaluate.sampling import draw_users
+from recsys.evaluate.tuning import VALIDATION_EVENTS, tune
 from recsys.types import Candidates, Users
 
 CASCADE: Final = "cascade"
@@ -41,16 +43,16 @@ class EvaluationConfig(Config):
     """How much is evaluated.
 
     Attributes:
-        max_users: test users, drawn at random above that many; 0 = all.
+        max_events: test events; of more, those of users drawn at random; 0 = all.
         baselines: whether to fit the yardsticks that the bundle does not serve itself.
         threads: for what runs threads of its own.
         latency_users: users asked one by one for the latencies.
     """
 
-    max_users: int = 100_000
+    max_events: int = Field(default=100_000, ge=0)
     baselines: bool = True
-    threads: int = 1
-    latency_users: int = 200
+    threads: int = Field(default=1, ge=1)
+    latency_users: int = Field(default=200, ge=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +132,7 @@ def evaluate_protocol(
     require_same_cut(bundle.manifest, divided)
     if divided.test is None or not len(divided.test):
         raise PreconditionError(f"{dataset.path}: no test event is left under {protocol}; it needs more events")
-    events = sample_users(divided.test, config.max_users)
+    events = draw_users(divided.test, config.max_events)
     attributes = dataset.users()
     clock.lap("split")
     contestants = _ranked_bundle(bundle, events, attributes, progress)
@@ -214,7 +216,7 @@ def _ranked_yardsticks(
 ) -> tuple[list[Contestant], dict[str, str]]:
     """The yardsticks that the bundle does not serve, fitted here, and why some are not there."""
     data = FitData(divided.train, len(bundle.catalogue), dataset.info.time == "real", config.threads)
-    validation = None if divided.validation is None else sample_users(divided.validation, VALIDATION_USERS)
+    validation = None if divided.validation is None else draw_users(divided.validation, VALIDATION_EVENTS)
     contestants, skipped = [], {}
     for baseline in BASELINES:
         if baseline.name in bundle.channels:

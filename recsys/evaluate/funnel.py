@@ -16,6 +16,7 @@ from recsys.data.interactions import EvaluationSet
 from recsys.evaluate.bootstrap import bootstrap
 from recsys.evaluate.metrics import MISSED
 from recsys.evaluate.ranking import Advance, batches, eligible_count, ranks_in_lists
+from recsys.evaluate.sampling import draw_users
 from recsys.types import Bools, Candidates, Users
 
 FINAL: Final = 10
@@ -126,7 +127,7 @@ def trace(
         there = np.concatenate(tally.there)
         stages.append(_stage(name, tally, there, before, events, whole_catalogue))
         before = there if tally.kind == "stage" else None
-    return _with_ablations(Funnel(stages), cascade, _some(events), attributes)
+    return _with_ablations(Funnel(stages), cascade, draw_users(events, ABLATION_EVENTS), attributes)
 
 
 def _count(tallies: dict[str, _Tally], ranked: Ranked, targets: NDArray[np.int32]) -> None:
@@ -203,11 +204,3 @@ def _merged_and_final(
     merged = next(stage.candidates for stage in ranked.stages if stage.name == "merge")
     assert merged is not None
     return merged, ranked.candidates
-
-
-def _some(events: EvaluationSet, seed: int = 0) -> EvaluationSet:
-    """At most ABLATION_EVENTS of the test events, drawn at random."""
-    if len(events) <= ABLATION_EVENTS:
-        return events
-    keep = np.sort(np.random.default_rng(seed).choice(len(events), ABLATION_EVENTS, replace=False))
-    return replace(events, user=events.user[keep], history_end=events.history_end[keep], target=events.target[keep])

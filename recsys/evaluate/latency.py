@@ -19,9 +19,10 @@ _WARM_UP: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Microseconds of one stage ("recall:<channel>" for a channel alone): median, 95th and 99th percentile."""
+    """Microseconds that so many requests took in one stage ("recall:<channel>" for a channel): percentiles."""
 
     stage: str
+    requests: int
     p50: float
     p95: float
     p99: float
@@ -55,4 +56,4 @@ def latencies(cascade: Cascade, events: EvaluationSet, attributes: pl.DataFrame,
 
 def _latency(stage: str, micros: list[int]) -> Latency:
     p50, p95, p99 = (float(value) for value in np.percentile(micros, [50, 95, 99]))
-    return Latency(stage, p50, p95, p99)
+    return Latency(stage, len(micros), p50, p95, p99)

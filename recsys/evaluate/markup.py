@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -44,8 +45,8 @@ def scroll(markup: str, label: str) -> str:
 def table(columns: Sequence[str], rows: Sequence[str], caption: str) -> str:
     """A table of rows that are markup already."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    markup = f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return scroll(markup, caption or "table")
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return scroll(f"<table><caption>{escape(caption)}</caption>{body}</table>", caption or "table")
 
 
 def row(cells: Sequence[str], kind: str = "") -> str:
@@ -80,6 +81,8 @@ def _table(block: Table) -> str:
 def _cell(value: str | int | float | None) -> str:
     if isinstance(value, str):
         return escape(value)
-    if isinstance(value, float) or value is None:
-        return number(value)
-    return f"{value:,}"
+    if value is None:
+        return number(None)
+    if math.isfinite(value) and value == int(value):
+        return f"{int(value):,}"
+    return number(value) if abs(value) < 100 else f"{value:,.1f}"

@@ -1,4 +1,4 @@
-"""Which bundle may be asked about which events: twins found, leaks refused, test users sampled.
+"""Which bundle may be asked about which events: twins are found, leaks refused.
 
 A bundle is only evaluated on events that it was not trained on. A refit bundle has seen everything; what stands in
 for it is its twin of each protocol: the same configuration, fitted without that protocol's held-out events.
@@ -7,17 +7,13 @@ for it is its twin of each protocol: the same configuration, fitted without that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-import numpy as np
-
 from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.publish import bundle_path, resolve
 from recsys.data.dataset import Dataset
-from recsys.data.interactions import EvaluationSet
 from recsys.data.splits import Holdout, Split
 from recsys.errors import PreconditionError
 
@@ -88,13 +84,3 @@ def require_same_cut(manifest: Manifest, split: Split) -> None:
             f"bundle {manifest.version} was trained on events before {manifest.split.cut_off_ms} ms, "
             f"--holdout {manifest.split.holdout} now cuts at {split.cut_off_ms} ms; train it anew"
         )
-
-
-def sample_users(events: EvaluationSet, most: int, seed: int = 0) -> EvaluationSet:
-    """All test events of at most `most` users, drawn at random; 0 = all users."""
-    users = np.unique(events.user)
-    if not 0 < most < len(users):
-        return events
-    drawn = np.random.default_rng(seed).choice(users, most, replace=False)
-    keep = np.isin(events.user, drawn)
-    return replace(events, user=events.user[keep], history_end=events.history_end[keep], target=events.target[keep])

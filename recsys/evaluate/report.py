@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from recsys.bundle.bundle import Bundle
 from recsys.bundle.component import COMPONENTS_FOLDER
@@ -30,6 +30,9 @@ from recsys.evaluate.provenance import Provenance, peak_memory_mib
 from recsys.evaluate.results import Progress, Quiet
 from recsys.evaluate.section import Html, Section
 from recsys.files import write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 REPORT_JSON: Final = "report.json"
 REPORT_HTML: Final = "report.html"
@@ -72,6 +75,7 @@ def evaluate(
         PreconditionError: when a bundle has seen the events it would be asked about.
         MissingPartError: when Jinja2 is not installed.
     """
+    template = _template()  # what is missing is said before the work, not after it
     config, progress = config or EvaluationConfig(), progress or Quiet()
     started, provenance = time.perf_counter(), Provenance.now()
     results = [evaluate_protocol(protocol, bundle, dataset, config, progress) for protocol, bundle in bundles.items()]
@@ -80,8 +84,9 @@ def evaluate(
     measured = latencies(first.bundle.cascade, first.events, dataset.users(), config.latency_users)
     report = _as_json(asked, dataset, results, measured, provenance, time.perf_counter() - started)
     added = [section for bundle in bundles.values() for section in _added(bundle, sections or {}, report)]
-    page = _page(asked, dataset, results, measured, provenance, report, added)
-    write_text(out / REPORT_HTML, page)
+    parts = _parts(dataset, results, measured, added)
+    page = template.render(head=_head(asked, dataset, results, provenance, report), parts=parts)
+    write_text(out / REPORT_HTML, page + "\n")
     write_text(out / REPORT_JSON, json.dumps(report, indent=2) + "\n")
     return report
 
@@ -120,44 +125,46 @@ def _added(bundle: Bundle, sections: Mapping[str, SectionMaker], report: Mapping
     return [section for name, folder in folders.items() for section in sections[name](folder, report)]
 
 
-def _page(
-    asked: Manifest,
-    dataset: Dataset,
-    results: Sequence[ProtocolResult],
-    measured: Sequence[Latency],
-    provenance: Provenance,
-    report: Mapping[str, Any],
-    added: Sequence[Section],
-) -> str:
+def _template() -> Template:
+    """The page, with its style in place and blocks rendered by `block_html`."""
+    try:
+        from jinja2 import Environment
+        from markupsafe import Markup
+    except ImportError:
+        raise MissingPartError("the report needs Jinja2: pip install 'recsys[train]'") from None
+    folder = resources.files("recsys.evaluate") / "templates"
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["block"] = lambda block: Markup(block_html(block))
+    environment.globals["style"] = Markup((folder / "report.css").read_text(encoding="utf-8"))
+    return environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
+
+
+def _parts(
+    dataset: Dataset, results: Sequence[ProtocolResult], measured: Sequence[Latency], added: Sequence[Section]
+) -> list[Part]:
     parts = [Part(result.protocol, PROTOCOL_TITLES[result.protocol], _protocol(result)) for result in results]
-    parts.append(Part("cost", "Cost", [views.latency_section(measured, min(200, len(results[0].events)))]))
+    parts.append(Part("cost", "Cost", [views.latency_section(measured)]))
     if added:
         parts.append(Part("models", "From the models", added))
     parts.append(Part("method", "How to read this", [*_settings(results), _traps(results, dataset)]))
-    head = {
+    return parts
+
+
+def _head(
+    asked: Manifest,
+    dataset: Dataset,
+    results: Sequence[ProtocolResult],
+    provenance: Provenance,
+    report: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
         "bundle": asked.version,
         "dataset": dataset.info.name,
-        "sentences": [_sentence(result) for result in results],
+        "cards": [_card(result) for result in results],
         "twins": _twins(asked, results),
         "facts": _facts(asked, dataset, results, provenance, report),
         "command": provenance.command,
     }
-    return _render(head, parts)
-
-
-def _render(head: Mapping[str, Any], parts: Sequence[Part]) -> str:
-    try:
-        from jinja2 import Environment
-    except ImportError:
-        raise MissingPartError("the report needs Jinja2: pip install 'recsys[train]'") from None
-    from markupsafe import Markup
-
-    folder = resources.files("recsys.evaluate") / "templates"
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["block"] = lambda block: Markup(block_html(block))
-    template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
-    style = Markup((folder / "report.css").read_text(encoding="utf-8"))
-    return template.render(head=head, parts=parts, style=style) + "\n"
 
 
 def _protocol(result: ProtocolResult) -> list[Section]:
@@ -167,7 +174,7 @@ def _protocol(result: ProtocolResult) -> list[Section]:
         views.comparison_section(result.results),
         views.curve_section(result.results),
         views.funnel_section(result.funnel),
-        views.slices_section(result.slices),
+        views.slices_section(result.slices, result.results),
         views.lists_section(result.results),
         views.examples_section(result.examples),
     ]
@@ -177,8 +184,8 @@ def _description(result: ProtocolResult) -> str:
     """What was asked, of how many, among how many."""
     asked = {
         "leave_one_out": "The last item of every user is to be predicted from all that came before it.",
-        "global_time": "Every event after a moment is to be predicted by models that saw only what lies before it; users' "
-        "histories roll forward.",
+        "global_time": "Every event after a moment is to be predicted by models that saw only what lies before "
+        "it; users' histories roll forward.",
     }[result.protocol]
     events = result.events
     counted = f"{len(events):,} test events of {result.users:,} users, {result.candidates:,} candidates."
@@ -197,21 +204,26 @@ def _description(result: ProtocolResult) -> str:
     )
 
 
-def _sentence(result: ProtocolResult) -> str:
+def _card(result: ProtocolResult) -> dict[str, str]:
     """The headline of one protocol."""
     best, yardstick = leader(result.results), best_yardstick(result.results)
     low, high = best.intervals["hr@10"]
-    text = (
-        f"{PROTOCOL_TITLES[result.protocol]}: {views.title_of(best.name)} has the next item among its first ten for "
-        f"{percent(best.metrics['hr@10'])} of test events (95 % interval {100 * low:.1f} – {100 * high:.1f})"
-    )
-    lead = best.lead.get("hr@10")
-    if yardstick is None or lead is None:
-        return text + "."
-    points = 100 * lead[0]
-    sure = "" if lead[1][0] > 0 or lead[1][1] < 0 else ", a difference that could be chance"
-    way = "above" if points >= 0 else "below"
-    return f"{text}, {abs(points):.1f} points {way} the best yardstick, {views.title_of(yardstick.name)}{sure}."
+    lead, against = best.lead.get("hr@10"), ""
+    if yardstick is not None and lead is not None:
+        way = "points above" if lead[0] >= 0 else "points below"
+        sure = "" if lead[1][0] > 0 or lead[1][1] < 0 else "; the difference could be chance"
+        name = views.title_of(yardstick.name)
+        against = (
+            f"{abs(100 * lead[0]):.1f} {way} the best yardstick, {name} ({percent(yardstick.metrics['hr@10'])}){sure}."
+        )
+    return {
+        "title": PROTOCOL_TITLES[result.protocol],
+        "figure": percent(best.metrics["hr@10"]),
+        "interval": f"{100 * low:.1f} – {100 * high:.1f}",
+        "text": f"of {len(result.events):,} test events have the next item among the first ten of "
+        f"{views.title_of(best.name)}.",
+        "against": against,
+    }
 
 
 def _twins(asked: Manifest, results: Sequence[ProtocolResult]) -> str:
@@ -221,8 +233,8 @@ def _twins(asked: Manifest, results: Sequence[ProtocolResult]) -> str:
         return ""
     named = "; ".join(f"{PROTOCOL_TITLES[protocol].lower()}: {version}" for protocol, version in twins.items())
     return (
-        f"Bundle {asked.version} was fitted on every event, so none is left to ask it about. The figures are those of its "
-        f"held-out twins, the same configuration fitted without the test events ({named})."
+        f"Bundle {asked.version} was fitted on every event, so none is left to ask it about. The figures are those "
+        f"of its held-out twins, the same configuration fitted without the test events ({named})."
     )
 
 
@@ -263,11 +275,11 @@ def _traps(results: Sequence[ProtocolResult], dataset: Dataset) -> Section:
         "Every candidate is ranked: no sampled negatives, which would turn the order of models around.",
         "Ties count against a model: among equal scores the item takes the worst place. Item ids are often numbered by "
         "popularity, so that breaking ties by id gives a popularity ranking for free.",
-        "Lists are looked at down to place 500 for every model alike; beyond it an item counts as missed (MRR included).",
+        "Lists are looked at down to place 500 for every model alike; beyond it an item is missed (MRR included).",
         "Settings, epochs and yardsticks were chosen on validation events, taken from what remains after the hold-out.",
-        "Leave one out lets models learn from events later than the test event of another user; the global time split does "
-        "not. Only the latter is what production will see.",
-        "Where many events share one second their order is arbitrary, and the last item of a user is partly a coin toss.",
+        "Leave one out lets models learn from events later than the test event of another user; the global time "
+        "split does not. Only the latter is what production will see.",
+        "Where many events share one second their order is arbitrary: the last item of a user is partly a coin toss.",
         "The intervals are of this test set. They do not include the chance in training: another seed, another model.",
         "Merged lists (the cascade) are judged by their order alone; scores of channels do not compare.",
     ]

@@ -13,7 +13,7 @@ class Table:
 
     Attributes:
         columns: headings, one a column.
-        rows: cells, one sequence a row; a float is shown with four decimals, None as a dash.
+        rows: cells, one sequence a row; a float below 100 has four decimals, None is a dash.
         caption: one sentence on what is shown and in which unit.
     """
 

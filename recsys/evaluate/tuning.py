@@ -10,8 +10,8 @@ from recsys.evaluate.baselines import Baseline, FitData, ScoreModel, Settings
 from recsys.evaluate.metrics import ndcg
 from recsys.evaluate.ranking import rank_scores
 
-VALIDATION_USERS = 10_000
-"""Users that settings are chosen on, at most."""
+VALIDATION_EVENTS = 3_000
+"""Validation events that settings are chosen on, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

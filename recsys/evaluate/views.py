@@ -16,7 +16,7 @@ from recsys.evaluate.latency import LENGTH, Latency
 from recsys.evaluate.markup import micros, number, pair, panel, percent, row, table
 from recsys.evaluate.metrics import DEPTH, recall_curve
 from recsys.evaluate.results import ModelResult, Slice
-from recsys.evaluate.section import Figure, Html, Section, Table
+from recsys.evaluate.section import Block, Figure, Html, Section, Table
 
 _TITLES: Final[Mapping[str, str]] = {baseline.name: baseline.title for baseline in BASELINES}
 _COLUMNS: Final = ("hr@10", "ndcg@10", "recall@50", "recall@100", "recall@500", "mrr")
@@ -44,8 +44,11 @@ def metrics_section(results: Sequence[ModelResult], skipped: Mapping[str, str]) 
         f'<td colspan="{width}">not in the table: {escape(reason)}</td></tr>'
         for name, reason in skipped.items()
     ]
-    columns = ("Model", *_HEADINGS, "NDCG@10 over best yardstick")
-    caption = "Means over test events; small print: 95 % intervals by a paired bootstrap over users. Best of a column in bold."
+    columns = ("Model", *_HEADINGS, "NDCG@10 lead")
+    caption = (
+        "Means over test events, below them 95 % intervals (paired bootstrap over users). Bold: best of a column. "
+        "Lead: over the best yardstick, paired."
+    )
     return Section(
         "All models",
         "Every model ranks the full catalogue less the user's own history. Shaded rows are what the bundle serves; "
@@ -86,13 +89,13 @@ def comparison_section(results: Sequence[ModelResult]) -> Section:
     ]
     return Section(
         "At a glance",
-        "Whiskers are 95 % intervals. Where two overlap, the paired difference in the table above decides, not the overlap.",
+        "Whiskers are 95 % intervals. Where two overlap, the paired difference in the table decides, not the overlap.",
         (pair(figures),),
     )
 
 
 def _bars(results: Sequence[ModelResult], name: str, heading: str) -> str:
-    kinds = {"channel": "served", "cascade": "cascade", "baseline": "baseline"}
+    kinds = {"channel": "model", "cascade": "cascade", "baseline": "baseline"}
     rows = [
         charts.Bar(
             title_of(result.name),
@@ -103,25 +106,32 @@ def _bars(results: Sequence[ModelResult], name: str, heading: str) -> str:
         )
         for result in ordered(results)
     ]
-    return charts.bars(rows, heading, "; ".join(f"{bar.label} {bar.text}" for bar in rows), width=560)
+    return charts.bars(rows, heading, "; ".join(f"{bar.label} {bar.text}" for bar in rows), width=570)
 
 
 def curve_section(results: Sequence[ModelResult]) -> Section:
     """Recall at every length of the list."""
     ks = np.unique(np.round(np.geomspace(1, DEPTH, 40)).astype(np.int64))
-    chosen = ordered(results)[:_LINES]
+    kinds = _line_kinds(results)
+    chosen = [result for result in results if result.name in kinds]
     lines = [
-        charts.Line(title_of(one.name), [float(v) for v in recall_curve(one.contestant.ranking.ranks, ks)], f"line-{i}")
-        for i, one in enumerate(chosen)
+        charts.Line(title_of(one.name), recall_curve(one.contestant.ranking.ranks, ks).tolist(), kinds[one.name])
+        for one in chosen
     ]
     described = "; ".join(f"{one.name} {one.metrics['recall@500']:.3f} at 500" for one in chosen)
     drawn = charts.curves([float(k) for k in ks], lines, "Recall at k", described, x_label="k, length of the list")
     return Section(
         "Recall at k",
-        "Share of test events whose item is among the first k. Left, what a user sees; right, what a later stage can still "
-        "choose from.",
+        "Share of test events whose item is among the first k. Left, what a user sees; right, what a later stage can "
+        "still choose from.",
         (Figure(drawn),),
     )
+
+
+def _line_kinds(results: Sequence[ModelResult]) -> dict[str, str]:
+    """One style for each line that is drawn, the same in every chart: what is served first, then yardsticks."""
+    first = sorted(ordered(results), key=lambda result: result.contestant.kind == "baseline")
+    return {result.name: f"line-{i}" for i, result in enumerate(first[:_LINES])}
 
 
 def funnel_section(funnel: Funnel) -> Section:
@@ -137,19 +147,19 @@ def funnel_section(funnel: Funnel) -> Section:
         for stage in funnel.stages
     ]
     described = "; ".join(f"{bar.label} {bar.text}" for bar in rows)
-    drawn = charts.bars(rows, "Recall at each stage", described, width=900)
+    drawn = charts.bars(rows, "Recall at each stage", described)
     columns = ("Stage", "Candidates in", "Candidates out", "Recall", "Lost here", "Time a user")
     caption = "Means over test events. Time: wall clock of a batch of 1,000 users, divided by the users."
     lines = table(columns, [_stage_row(stage) for stage in funnel.stages], caption)
-    blocks = [Figure(drawn), Html(panel(lines))]
+    blocks: list[Block] = [Figure(drawn), Html(panel(lines))]
     if funnel.whole:
         blocks.append(Html(panel(_ablations(funnel, funnel.whole))))
     return Section(
         "Through the funnel",
-        f"The cascade as it runs for {FINAL} recommendations: is the item that was chosen next in each channel's own list "
-        "(grey), in any of them, and still there after every stage that follows? What one stage loses, none after it "
-        "brings back. Filters and seen items are part of each search, so nothing is lost to them later.",
-        tuple(blocks),
+        f"The cascade as it runs for {FINAL} recommendations: is the item that was chosen next in each channel's own "
+        "list (grey), in any of them, and still there after every stage that follows? What one stage loses, none after "
+        "it brings back. Filters and seen items are part of each search, so nothing is lost to them later.",
+        blocks,
     )
 
 
@@ -161,13 +171,17 @@ def _stage_title(stage: FunnelStage) -> str:
 def _stage_row(stage: FunnelStage) -> str:
     cells = [
         f"<i>{escape(_stage_title(stage))}</i>" if stage.kind == "channel" else escape(_stage_title(stage)),
-        f"{stage.count_in:,.1f}",
-        f"{stage.count_out:,.1f}",
+        _count(stage.count_in),
+        _count(stage.count_out),
         percent(stage.recall, 2),
         percent(stage.lost, 2),
         micros(stage.micros),
     ]
     return row(cells)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
 
 
 def _ablations(funnel: Funnel, whole: Ablation) -> str:
@@ -197,29 +211,29 @@ def lists_section(results: Sequence[ModelResult]) -> Section:
         lines.append(row(cells, kind))
     columns = ("Model", "Coverage", "Popularity percentile", "Gini", "New items")
     caption = (
-        "Of the first 100 of every list. Coverage: share of the eligible items shown to anyone. Popularity percentile: 0.5 = "
-        "no bias. Gini: 0 = all items shown alike. New items: first seen in the last tenth of the training time."
+        "Of the first 100 of every list. Coverage: share of the eligible items shown to anyone. Popularity percentile: "
+        "0.5 = no bias. Gini: 0 = all items shown alike. New items: first seen in the last tenth of the training time."
     )
     return Section(
         "Beyond accuracy",
-        "Whether a model knows the catalogue or only its head. Without real times nothing can be called new, hence a dash.",
+        "Whether a model knows the catalogue or only its head. Without real times nothing can be called new: a dash.",
         (Html(panel(table(columns, lines, caption))),),
     )
 
 
-def slices_section(slices: Sequence[Slice]) -> Section:
+def slices_section(slices: Sequence[Slice], results: Sequence[ModelResult]) -> Section:
     """HR@10 by length of the history."""
     if not slices:
         return Section("By length of history", "Too few test events to divide.")
-    names = list(slices[0].hit_rate)
+    names, kinds = list(slices[0].hit_rate), _line_kinds(results)
     lines = [
         charts.Line(
             title_of(name),
             [one.hit_rate[name][0] for one in slices],
-            f"line-{i}",
+            kinds.get(name, f"line-{_LINES - 1}"),
             [one.hit_rate[name][1] for one in slices],
         )
-        for i, name in enumerate(names)
+        for name in names
     ]
     labels = [f"{one.label}\nn = {one.n:,}" for one in slices]
     described = "; ".join(f"{one.label}: {one.hit_rate[names[0]][0]:.3f}" for one in slices)
@@ -246,9 +260,10 @@ def _example(one: Example) -> str:
     more = f"{one.length - len(one.history):,} earlier, then " if one.length > len(one.history) else ""
     place = f"place {one.rank}" if one.rank else "not in the first 100"
     lists = "".join(_shown(listed) for listed in one.shown)
+    target = f"<b>{escape(one.target)}</b>"
     return (
-        f'<article class="example"><p class="trail">User {escape(one.user)}: {more}{trail} › <b>{escape(one.target)}</b></p>'
-        f'<p class="soft">Next was <b>{escape(one.target)}</b>, {place}.</p><div class="lists">{lists}</div></article>'
+        f'<article class="example"><p class="trail">User {escape(one.user)}: {more}{trail} › {target}</p>'
+        f'<p class="soft">Next was {target}, {place}.</p><div class="lists">{lists}</div></article>'
     )
 
 
@@ -262,7 +277,7 @@ def _shown(listed: Shown) -> str:
     return f"<div><h4>{escape(title_of(listed.channel))}</h4><ol>{lines or '<li>nothing</li>'}</ol></div>"
 
 
-def latency_section(measured: Sequence[Latency], users: int) -> Section:
+def latency_section(measured: Sequence[Latency]) -> Section:
     """Median and 99th percentile of each stage for one user."""
     rows = [
         charts.Bar(
@@ -270,15 +285,14 @@ def latency_section(measured: Sequence[Latency], users: int) -> Section:
             one.p50,
             f"{micros(one.p50)} · {micros(one.p99)}",
             (one.p50, one.p99),
-            "baseline" if one.stage.startswith("recall:") else "cascade" if one.stage != "whole" else "served",
+            "baseline" if one.stage.startswith("recall:") else "cascade" if one.stage != "whole" else "model",
         )
         for one in measured
     ]
     described = "; ".join(f"{bar.label} {bar.text}" for bar in rows)
-    drawn = charts.bars(rows, "Latency by stage", described, unit=" µs", width=900)
-    caption = (
-        f"Bar: median; whisker up to the 99th percentile; figures: both. {users:,} requests one by one, k = {LENGTH}."
-    )
+    drawn = charts.bars(rows, "Latency by stage", described, unit=" µs")
+    asked = f"{measured[0].requests:,} requests one by one, k = {LENGTH}"
+    caption = f"Bar: median. Whisker: up to the 99th percentile. Figures: both. {asked}."
     return Section(
         "Latency by stage",
         "One user at a time, in the process that made this report: without network, feature store and other requests. "
