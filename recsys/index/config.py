@@ -26,6 +26,7 @@ class IndexConfig(Config):
         recall_target: share of the exact top 100 that the index must find.
         strict: refuse an index below the target, rather than warn.
         lists: inverted lists; None = the power of two next to 4·√N.
+        probes: lists a search for 100 rows reads; None = as many as the target takes.
         probe_limit: the largest share of the lists that tuning may have a search read.
         tuning_queries: how many query vectors recall is measured with.
         device: `cuda` must find a GPU, `auto` takes one that is there.
@@ -36,6 +37,7 @@ class IndexConfig(Config):
     recall_target: float = Field(default=0.99, gt=0, le=1)
     strict: bool = False
     lists: int | None = Field(default=None, ge=1)
+    probes: int | None = Field(default=None, ge=1)
     probe_limit: float = Field(default=0.25, gt=0, le=1)
     tuning_queries: int = Field(default=500, ge=1)
     device: Device = "auto"
@@ -51,6 +53,7 @@ class IndexReport(Config):
         query_source: `users` when the caller gave query vectors, else `items`.
         bytes_per_item: what is kept of an item, exact vector included.
         warning: one sentence when the target is missed.
+        lists_bytes: size of the saved inverted lists; mapped memory past the end of a cut file would kill the process.
     """
 
     kind: Kind
@@ -67,3 +70,4 @@ class IndexReport(Config):
     bytes_per_item: float
     device: Literal["cpu", "cuda"]
     warning: str | None = None
+    lists_bytes: int = 0

@@ -83,7 +83,8 @@ class VectorIndex:
         sample = _sample(queries if queries is not None and len(queries) else vectors, config)
         inverted = None
         if kind == "ivf" and len(vectors):
-            inverted = InvertedFile.build(vectors, exact, config.lists or lists_for(len(vectors)), config.seed)
+            lists = min(config.lists or lists_for(len(vectors)), len(vectors))
+            inverted = InvertedFile.build(vectors, exact, lists, config.seed)
         report = IndexReport(
             kind="flat" if inverted is None else "ivf",
             metric=config.metric,
@@ -106,12 +107,16 @@ class VectorIndex:
         return index, index.report
 
     def _tune(self, exact: ExactSearch, sample: Floats, config: IndexConfig) -> None:
-        """Sets the number of probes that meets the target on the sample, or the most that are allowed."""
-        if self._inverted is not None:
+        """Sets the number of probes that is asked for, else the one that meets the target on the sample."""
+        if self._inverted is None:
+            return
+        if config.probes is not None:
+            self._inverted.probes = min(config.probes, self._inverted.lists)
+        else:
             most = max(1, int(self._inverted.lists * config.probe_limit))
             truth = VectorIndex(self._vectors, exact, self.report).search(sample, _RECALL_AT)[1]
             tune_probes(self._inverted, lambda: self.search(sample, _RECALL_AT)[1], truth, config.recall_target, most)
-            self.report = self.report.model_copy(update={"probes": self._inverted.probes})
+        self.report = self.report.model_copy(update={"probes": self._inverted.probes})
 
     def _place(self, device: Device) -> None:
         """Moves the search to a GPU where that is asked for and possible."""
@@ -207,6 +212,7 @@ class VectorIndex:
         if self._inverted is not None:
             with replacing(directory / _LISTS) as temporary:
                 self._inverted.save(temporary)
+            self.report = self.report.model_copy(update={"lists_bytes": (directory / _LISTS).stat().st_size})
         write_text(directory / _REPORT, json.dumps(self.report.model_dump(), indent=2) + "\n")
 
     @classmethod
@@ -222,8 +228,7 @@ class VectorIndex:
         exact = ExactSearch(vectors)
         engine: Engine = exact
         if report.kind == "ivf":
-            engine = InvertedFile.open(directory / _LISTS, exact, report.probes)
-            _check_lists(directory / _LISTS, engine, report)
+            engine = _map_lists(directory / _LISTS, exact, report)
         index = cls(vectors, engine, report.model_copy(update={"device": "cpu"}))
         index._place(device)
         return index
@@ -257,10 +262,13 @@ def _map_vectors(path: Path, report: IndexReport) -> Floats:
     return np.asarray(vectors)
 
 
-def _check_lists(path: Path, inverted: InvertedFile, report: IndexReport) -> None:
+def _map_lists(path: Path, exact: ExactSearch, report: IndexReport) -> InvertedFile:
+    size = path.stat().st_size if path.is_file() else 0
+    if size != report.lists_bytes:
+        raise BundleError(f"{path}: missing or truncated, {size} of {report.lists_bytes} bytes; build the index again")
+    inverted = InvertedFile.open(path, exact, report.probes)
     found = (inverted.faiss_index.ntotal, inverted.faiss_index.d, inverted.lists)
-    if found != (report.count, report.dim, report.lists):
-        raise BundleError(
-            f"{path}: holds (vectors, columns, lists) {found}, index.json says "
-            f"{(report.count, report.dim, report.lists)}"
-        )
+    said = (report.count, report.dim, report.lists)
+    if found != said:
+        raise BundleError(f"{path}: holds (vectors, columns, lists) {found}, index.json says {said}")
+    return inverted
