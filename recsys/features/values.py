@@ -131,7 +131,7 @@ def canonical_expression(column: pl.Expr, dtype: pl.DataType, kind: ValueType) -
         return _whole(column.cast(pl.Float64))
     if dtype.is_float() or _is_text(dtype):
         return _by_value(column, dtype, kind.dtype(), CANONICAL[kind])
-    return pl.lit(None, kind.dtype)
+    return pl.repeat(None, pl.len(), dtype=kind.dtype())
 
 
 def number_expression(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -142,7 +142,7 @@ def number_expression(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         return column.cast(pl.Datetime("ms")).cast(pl.Int64).cast(pl.Float64)
     if _is_text(dtype):
         return _by_value(column, dtype, pl.Float64(), to_number)
-    return pl.lit(None, pl.Float64)
+    return pl.repeat(None, pl.len(), dtype=pl.Float64())
 
 
 def _is_text(dtype: pl.DataType) -> bool:
