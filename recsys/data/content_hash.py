@@ -16,13 +16,16 @@ def frame_hash(frame: pl.DataFrame) -> str:
 def batches_hash(schema: Mapping[str, pl.DataType], batches: Iterable[pl.DataFrame]) -> str:
     """`frame_hash` of the concatenation of `batches`, which share `schema`.
 
-    A column is hashed on its own, so that where one batch ends and the next begins does not matter.
+    Each column is hashed on its own, its values and its nulls apart, so that where one batch ends
+    and the next begins does not matter.
     """
-    hashers = {name: hashlib.sha256(f"{name}\0{kind}\0".encode()) for name, kind in schema.items()}
+    values = {name: hashlib.sha256(f"{name}\0{kind}\0".encode()) for name, kind in schema.items()}
+    nulls = {name: hashlib.sha256() for name in schema}
     for batch in batches:
-        for name, hasher in hashers.items():
-            hasher.update(_column_bytes(batch[name]))
-    return combine(hasher.hexdigest() for hasher in hashers.values())
+        for name in schema:
+            values[name].update(_value_bytes(batch[name]))
+            nulls[name].update(batch[name].is_null().to_numpy().tobytes())
+    return combine(digest.hexdigest() for name in schema for digest in (values[name], nulls[name]))
 
 
 def combine(hashes: Iterable[str]) -> str:
@@ -30,9 +33,8 @@ def combine(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _column_bytes(column: pl.Series) -> bytes:
-    """The values as bytes that determine them, nulls told from every value."""
+def _value_bytes(column: pl.Series) -> bytes:
+    """Bytes that determine the values that are not null."""
     if column.dtype.is_integer() or column.dtype.is_float():
-        values = column.to_physical().fill_null(0).to_numpy().tobytes()
-        return values if column.null_count() == 0 else values + b"\0nulls" + column.is_null().to_numpy().tobytes()
+        return column.fill_null(0).to_numpy().tobytes()
     return column.alias("v").to_frame().write_ndjson().encode()
