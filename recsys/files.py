@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -35,8 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_directory(path: Path) -> Iterator[Path]:
     """As `replacing`, for a whole directory. An older directory at `path` is replaced.
 
-    The old one is renamed away before the new one takes its name, so a reader finds one of them
-    whole or, for an instant, none.
+    On Linux the two swap names in one step, so that even a process killed on the spot leaves the old
+    or the new one whole at `path`. Elsewhere there is an instant with neither.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -46,16 +47,26 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         for part in sorted(temporary.rglob("*")):
             sync(part)
         sync(temporary)
-        if path.exists():
+        if not path.exists():
+            temporary.replace(path)
+        elif not _exchange(temporary, path):
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             path.replace(old / "old")
             temporary.replace(path)
             shutil.rmtree(old)
-        else:
-            temporary.replace(path)
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps the names of two paths in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    at_working_directory, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux's renameat2(2)
+    if rename is None:
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    return bool(rename(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0)
 
 
 def write_text(path: Path, text: str) -> None:
