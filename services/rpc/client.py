@@ -188,6 +188,11 @@ class Client:
             raise kind(f"{self._server}: {error.details()}") from None
 
 
+def recall_message(user: int | str | None, *, k: int, **asked: Any) -> bytes:
+    """The bytes of a Recall request, for a load generator."""
+    return _request(pb.RecallRequest, user, k, **asked).SerializeToString()
+
+
 def wait_until_serving(address: str, seconds: float) -> bool:
     """Waits until the server at HOST:PORT takes calls; False when it does not in time."""
     end = time.monotonic() + seconds

@@ -37,7 +37,7 @@ from services.rpc.measurements import CHANNEL_ANSWERS, CHANNEL_SECONDS, DEGRADED
 from services.rpc.settings import MAX_K
 from services.rpc.store_guard import GuardedStore
 
-_NO_ROWS: Rows = np.empty(0, np.int32)
+_NO_IDS: Ids = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +159,7 @@ class Engine:
         read = time.perf_counter()
         if deadline.passed:
             raise DeadlineError("the deadline passed before retrieval began; allow more time or send fewer calls")
-        person = _person_of(bundle, query, state, degraded)
+        person = person_of(bundle, query, state, degraded)
         self._measurements.observe(PART_SECONDS, read - started, "store")
         self._measurements.observe(PART_SECONDS, time.perf_counter() - read, "prepare")
         return person
@@ -216,16 +216,15 @@ def _need_string_ids(bundle: Bundle) -> None:
         raise RequestError("item_keys", "given", "this bundle's items have integer ids; use the integer fields")
 
 
-def _person_of(bundle: Bundle, query: RecallQuery, state: UserState, degraded: tuple[str, ...]) -> Person:
-    history = _known_rows(bundle, state.history_ids)
-    parts = []
-    if query.exclude_seen:
-        parts.append(history)
-        if state.seen_ids is not state.history_ids:
-            parts.append(_known_rows(bundle, state.seen_ids))
-    if len(query.exclude):
-        parts.append(_known_rows(bundle, query.exclude))
-    excluded = np.concatenate(parts) if parts else _NO_ROWS
+def person_of(bundle: Bundle, query: RecallQuery, state: UserState, degraded: tuple[str, ...]) -> Person:
+    """Turns a user's ids into rows of the bundle's catalogue; ids that it lacks are left out."""
+    history_ids, seen_ids = state.history_ids, state.seen_ids if query.exclude_seen else _NO_IDS
+    if query.exclude_seen and seen_ids is history_ids:
+        seen_ids = _NO_IDS
+    # One look-up for all: the ids of the seen set are mostly those of the history, whose places are then at hand.
+    rows = bundle.catalogue.rows_of(np.concatenate((history_ids, seen_ids, query.exclude)))
+    history = _known(rows[: len(history_ids)])
+    excluded = _known(rows if query.exclude_seen else rows[len(history_ids) :])
     user_id = query.user.user_id
     users = Users(
         ids=np.array([0 if user_id is None else user_id], np.int64),
@@ -237,8 +236,7 @@ def _person_of(bundle: Bundle, query: RecallQuery, state: UserState, degraded: t
     return Person(users, len(history) > 0, degraded)
 
 
-def _known_rows(bundle: Bundle, ids: Ids) -> Rows:
-    rows = bundle.catalogue.rows_of(ids)
+def _known(rows: Rows) -> Rows:
     return rows[rows >= 0]
 
 

@@ -105,7 +105,7 @@ class ServeSettings(Config):
     metrics: Address | None = None
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     max_in_flight: int = Field(default=128, ge=1, le=100_000)
-    store_timeout_ms: int = Field(default=100, ge=1, le=60_000)
+    store_timeout_ms: int = Field(default=250, ge=1, le=60_000)
     default_deadline_ms: int = Field(default=10_000, ge=1, le=600_000)
     drain_seconds: float = Field(default=10.0, ge=0, le=600)
     drain_notice_seconds: float = Field(default=0.5, ge=0, le=600)

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 WATCH_SECONDS: Final = 0.5
 """How often store and CURRENT are looked at."""
+STORE_TIMEOUT_SECONDS: Final = 1.0
+"""The supervisor can wait longer for the store than a request can."""
 STORE_FOLDER: Final = "store"
 """Of the embedded store, beside the bundles, when no other is given."""
 _SCRAPE_SECONDS: Final = 5.0
@@ -94,7 +96,7 @@ class Supervisor:
         current(self.settings.bundles)
         self._take_ports()
         self._start_store()
-        self._store = open_store(self.settings.redis_url, self.settings.namespace)
+        self._store = open_store(self.settings.redis_url, self.settings.namespace, read_timeout=STORE_TIMEOUT_SECONDS)
         await self._look_after_store()
         await self._load_users()
         await self._start_workers()
