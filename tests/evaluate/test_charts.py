@@ -1,0 +1,51 @@
+"""Charts: round scales, bars as long as their values, labels that do not overlap, text that is escaped."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+
+from recsys.evaluate.charts import Bar, Line, bars, categories, curves, ticks
+
+
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [(0.23, [0, 0.05, 0.1, 0.15, 0.2, 0.25]), (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (730.0, [0, 200, 400, 600, 800])],
+)
+def test_scales_have_round_numbers_and_hold_the_largest_value(top: float, expected: list[float]) -> None:
+    assert ticks(top) == pytest.approx(expected)
+
+
+def test_a_scale_of_nothing_is_still_a_scale() -> None:
+    assert ticks(0.0) == [0.0, 1.0]
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    drawn = bars([Bar("a", 0.2, "0.2", (0.1, 0.3)), Bar("b", 0.1, "0.1")], "title", "description")
+    long, short = (float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', drawn))
+    assert long == pytest.approx(2 * short, abs=0.2)
+    assert drawn.count("whisker") == 1
+
+
+def test_drawings_are_whole_and_escaped() -> None:
+    line = Line("a < b & c", [0.1, None, 0.3], "line-0", [(0.0, 0.2), None, (0.2, 0.4)])
+    drawings = [
+        bars([Bar("a < b & c", 0.2, "<")], "<title>", '"quoted"'),
+        curves([1.0, 10.0, 500.0], [line], "title", "description", x_label="k"),
+        categories(["1\nn = 2", "2", "3"], [line], "title", "description", x_label="events"),
+    ]
+    for drawn in drawings:
+        root = ElementTree.fromstring(drawn)
+        assert root.tag == "svg"
+        assert any(part.text == "a < b & c" for part in root.iter("text"))
+        assert root.find("title") is not None
+
+
+def test_labels_of_lines_that_end_together_stand_apart() -> None:
+    lines = [Line(f"line {i}", [0.1, 0.5], f"line-{i}") for i in range(4)]
+    root = ElementTree.fromstring(curves([1.0, 500.0], lines, "title", "description", x_label="k"))
+    heights = sorted(float(part.attrib["y"]) for part in root.iter("text") if str(part.text).startswith("line"))
+    assert all(b - a >= 14.9 for a, b in pairwise(heights))
