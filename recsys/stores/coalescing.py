@@ -44,9 +44,7 @@ class CoalescingReader:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 try:
                     await self._read_batch(batch)
-                except StoreError as error:
-                    # Those that wait behind a dead server would only wait for the same end.
-                    batch, self._waiting = batch + self._waiting, []
+                except Exception as error:  # whatever it was, those who wait must not wait for ever
                     for _, answer in batch:
                         if not answer.done():
                             answer.set_exception(StoreError(str(error)))

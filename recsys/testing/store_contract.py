@@ -166,7 +166,8 @@ class StoreContract:
 
     async def test_loading_again_writes_nothing(self, store: Store) -> None:
         users = [(user, state([(1, 100)], name=f"user {user}")) for user in range(5)]
-        assert await store.load(users) == 5
+        users += [(10, state([], seen=[1, 2])), (11, state([], city="Bern")), (12, state([]))]
+        assert await store.load(users) == 7, "a state without anything is not written at all"
         assert await store.load(users) == 0
 
     async def test_loading_keeps_what_is_newer(self, store: Store) -> None:
