@@ -245,8 +245,9 @@ class Trainer(Generic[BatchT]):
             return
         step = self.run.epoch * self.source.steps + self.run.step
         decay = min(self.config.ema, (1.0 + step) / (10.0 + step))
-        kept = list(self.average.values())
-        torch._foreach_lerp_(kept, [p.detach() for p in self.model.parameters()], 1.0 - decay)
+        weights = dict(self.model.named_parameters())
+        kept, current = zip(*((kept, weights[name].detach()) for name, kept in self.average.items()), strict=True)
+        torch._foreach_lerp_(kept, current, 1.0 - decay)
 
     def _validated_weights(self) -> dict[str, Tensor]:
         """The weights that are validated and kept: the average where there is one."""

@@ -1,0 +1,79 @@
+"""History encoders: causal, indifferent to padding, the same in training and in serving."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recsys.models.layers.sequence import CausalAttention, MeanPooling
+
+DIM, LENGTH = 8, 12
+
+
+@pytest.fixture(params=["attention", "mean"])
+def encoder(request: pytest.FixtureRequest) -> CausalAttention | MeanPooling:
+    torch.manual_seed(0)
+    made: CausalAttention | MeanPooling = MeanPooling(DIM)
+    if request.param == "attention":
+        made = CausalAttention(DIM, LENGTH, blocks=2, heads=2, dropout=0.3)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return made.eval()
+
+
+def left_padded(vectors: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """One history (n, d) as a batch of one, padded on the left to `length`, with its ages."""
+    n = len(vectors)
+    padded = torch.cat([torch.zeros(length - n, DIM), vectors])
+    age = torch.cat([torch.zeros(length - n, dtype=torch.int32), torch.arange(n, 0, -1, dtype=torch.int32)])
+    return padded[None], age[None]
+
+
+def test_a_later_item_changes_no_earlier_state(encoder: CausalAttention | MeanPooling) -> None:
+    vectors = torch.randn(2, 6, DIM)
+    changed = vectors.clone()
+    changed[:, 4:] = torch.randn(2, 2, DIM)
+    before, after = encoder.states(vectors), encoder.states(changed)
+    assert torch.allclose(before[:, :5], after[:, :5], atol=1e-6)
+    assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, LENGTH])
+def test_left_padding_right_padding_and_no_padding_give_the_same_state(
+    encoder: CausalAttention | MeanPooling, n: int
+) -> None:
+    vectors = torch.randn(n, DIM)
+    bare = encoder.states(vectors[None])[0, n]
+    right = encoder.states(torch.cat([vectors, torch.randn(LENGTH - n, DIM)])[None])[0, n]
+    left = encoder.last(*left_padded(vectors, LENGTH))[0]
+    tight = encoder.last(*left_padded(vectors, max(n, 1)))[0]
+    for state in (right, left, tight):
+        assert torch.allclose(bare, state, atol=1e-5)
+
+
+def test_one_pass_gives_the_state_after_every_prefix(encoder: CausalAttention | MeanPooling) -> None:
+    vectors = torch.randn(5, DIM)
+    states = encoder.states(vectors[None])[0]
+    for n in range(6):
+        assert torch.allclose(states[n], encoder.last(*left_padded(vectors[:n], 5))[0], atol=1e-5)
+
+
+def test_users_of_one_batch_do_not_see_each_other(encoder: CausalAttention | MeanPooling) -> None:
+    short, long = torch.randn(2, DIM), torch.randn(6, DIM)
+    first, second = left_padded(short, 6), left_padded(long, 6)
+    together = encoder.last(torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]]))
+    assert torch.allclose(together[0], encoder.last(*first)[0], atol=1e-5)
+    assert torch.allclose(together[1], encoder.last(*second)[0], atol=1e-5)
+
+
+def test_the_mean_is_the_mean() -> None:
+    vectors = torch.randn(1, 3, DIM)
+    assert torch.allclose(MeanPooling(DIM).states(vectors)[0, 3], vectors[0].mean(dim=0), atol=1e-6)
+
+
+def test_attention_tells_orders_apart_and_the_mean_does_not(encoder: CausalAttention | MeanPooling) -> None:
+    vectors = torch.randn(1, 4, DIM)
+    swapped = vectors[:, [1, 0, 2, 3]]
+    same = torch.allclose(encoder.states(vectors)[0, 4], encoder.states(swapped)[0, 4], atol=1e-4)
+    assert same == isinstance(encoder, MeanPooling)
