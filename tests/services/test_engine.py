@@ -1,0 +1,244 @@
+"""What answers say, on the toy bundle and a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.bundle.bundle import Bundle
+from recsys.bundle.publish import current
+from recsys.cascade.answers import ChannelStatus
+from recsys.columns import EventType
+from recsys.errors import DeadlineError, PreconditionError, RequestError, StoreError
+from recsys.ranking.scorer import Stage
+from recsys.retrieval.filters import AttributeFilter
+from recsys.stores.memory import MemoryStore
+from recsys.stores.store import Event, Recorded, UserState
+from recsys.types import Candidates, Deadline
+from services.rpc.bundles import load
+from services.rpc.calls import RecallAnswer, RecallQuery, RecordQuery, ScoreQuery, UserQuery
+from services.rpc.engine import Engine
+from services.rpc.measurements import STORE_ERRORS, Measurements
+from services.rpc.store_guard import GuardedStore
+
+NOW = 1_700_000_000_000
+
+
+class AwayStore(MemoryStore):
+    """A store that does not answer while `away`."""
+
+    away = True
+
+    async def read(self, user_id: int) -> UserState:
+        if self.away:
+            raise StoreError("away")
+        return await super().read(user_id)
+
+    async def record(self, events: Sequence[Event]) -> Recorded:
+        if self.away:
+            raise StoreError("away")
+        return await super().record(events)
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundles: Path) -> Bundle:
+    return load(current(toy_bundles))
+
+
+def engine_over(bundle: Bundle, store: MemoryStore) -> Engine:
+    measurements = Measurements()
+    return Engine(bundle, GuardedStore(store, measurements), measurements)
+
+
+@pytest.fixture
+def engine(bundle: Bundle) -> Engine:
+    store = MemoryStore()
+    asyncio.run(store.load(bundle.users))
+    return engine_over(bundle, store)
+
+
+def ids(items: Sequence[int]) -> np.ndarray:
+    return np.array(items, np.int64)
+
+
+def recall(
+    engine: Engine, user: int | None = None, k: int = 8, history: Sequence[int] | None = None, **asked: Any
+) -> RecallAnswer:
+    who = UserQuery(user, None if history is None else ids(history))
+    return asyncio.run(engine.recall(RecallQuery(who, k, **asked), Deadline.after(10)))
+
+
+def test_seen_items_do_not_come_back(engine: Engine) -> None:
+    assert set(recall(engine, user=1).items.ids.tolist()) == {50, 60, 70, 80}
+
+
+def test_seen_items_come_back_on_request(engine: Engine) -> None:
+    assert len(recall(engine, user=1, exclude_seen=False).items.ids) == 8
+
+
+def test_an_impression_alone_is_not_seen(engine: Engine) -> None:
+    assert 80 in recall(engine, user=1).items.ids
+
+
+def test_excluded_items_never_come_back(engine: Engine) -> None:
+    assert 60 not in recall(engine, user=1, exclude=ids([60, 999]), exclude_seen=False).items.ids
+
+
+def test_one_channel_answers_with_its_own_scores(engine: Engine) -> None:
+    answer = recall(engine, user=5, k=3, channels=("popularity",))
+    assert answer.items.ids.tolist() == [30, 20, 40]
+    assert answer.items.scores.tolist() == [4.0, 3.0, 3.0]
+    assert answer.masks.tolist() == [1, 1, 1]
+
+
+def test_bits_of_a_mask_are_the_channels_of_the_answer(engine: Engine) -> None:
+    answer = recall(engine, user=2, channel_lists=True)
+    for bit, channel in enumerate(answer.channels):
+        assert channel.items is not None
+        found = set(answer.items.ids[(answer.masks >> bit & 1) == 1].tolist())
+        assert found == set(channel.items.ids.tolist())
+
+
+def test_a_history_in_the_request_replaces_history_and_seen_of_the_store(engine: Engine) -> None:
+    answer = recall(engine, user=1, history=[60], channels=("item_knn",))
+    assert answer.items.ids.tolist() == [50, 70]
+    assert not {60} & set(recall(engine, user=1, history=[60]).items.ids.tolist())
+    assert {10, 20, 30, 40} <= set(recall(engine, user=1, history=[60]).items.ids.tolist())
+
+
+def test_with_a_history_the_answer_does_not_depend_on_the_store(bundle: Bundle, engine: Engine) -> None:
+    away = engine_over(bundle, AwayStore())
+    with_store, without = (recall(e, user=1, history=[60, 70]) for e in (engine, away))
+    assert with_store.items.ids.tolist() == without.items.ids.tolist()
+    assert with_store.items.scores.tolist() == without.items.scores.tolist()
+    assert without.about.degraded == ()
+
+
+def test_all_of_a_long_history_is_excluded_and_unknown_items_are_passed_over(engine: Engine) -> None:
+    answer = recall(engine, history=[10, 20, 30] * 3000 + [10**9])
+    assert set(answer.items.ids.tolist()) == {40, 50, 60, 70, 80}
+
+
+def test_a_user_without_history_is_cold_and_that_is_no_fault(engine: Engine) -> None:
+    answer = recall(engine, user=12345)
+    assert not answer.about.known
+    assert answer.about.degraded == ()
+    assert len(answer.items.ids) == 8
+    empty = {channel.name: channel.status for channel in answer.channels}
+    assert empty["item_knn"] is ChannelStatus.EMPTY
+
+
+def test_filters_and_attributes(engine: Engine) -> None:
+    seventies = (AttributeFilter("year", min=1970, max=1979),)
+    answer = recall(engine, filters=seventies, attributes=("title", "year"))
+    assert answer.attributes is not None
+    found = {item: values for item, values in zip(answer.items.ids.tolist(), answer.attributes, strict=True)}
+    assert found == {10: {"title": "Alien", "year": "1979"}, 50: {"title": "Eraserhead", "year": "1977"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "hint"),
+    [
+        ({"k": 0}, "k", "between 1 and 1000"),
+        ({"k": 1001}, "k", "between 1 and 1000"),
+        ({"channels": ("mind",)}, "channels", "item_knn, popularity, two_tower"),
+        ({"filters": (AttributeFilter("colour", any_of=("red",)),)}, "filters.attribute", "year"),
+        ({"attributes": ("colour",)}, "attributes", "title"),
+        ({"by_key": True}, "item_keys", "integer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refusal_names_field_value_and_bound(engine: Engine, asked: dict[str, Any], field: str, hint: str) -> None:
+    with pytest.raises(RequestError, match=hint) as refusal:
+        recall(engine, **asked)
+    assert refusal.value.field == field
+
+
+def test_a_click_changes_the_very_next_answer(engine: Engine) -> None:
+    def scores() -> dict[int, float]:
+        answer = recall(engine, user=4, channels=("two_tower",), exclude_seen=False)
+        return dict(zip(answer.items.ids.tolist(), answer.items.scores.tolist(), strict=True))
+
+    before = scores()
+    click = Event(event_id=1, user_id=4, item_id=10, type=EventType.CLICK, timestamp_ms=NOW)
+    answer = asyncio.run(engine.record(RecordQuery((click, click), ((7, "wrong"),))))
+    assert (answer.accepted, answer.duplicates, answer.rejected) == (1, 1, ((7, "wrong"),))
+    assert scores() != before
+    assert 10 not in recall(engine, user=4).items.ids
+
+
+def test_an_event_of_an_unknown_item_is_recorded_and_changes_nothing(engine: Engine) -> None:
+    before = recall(engine, user=4, channels=("two_tower",))
+    click = Event(event_id=2, user_id=4, item_id=10**12, type=EventType.CLICK, timestamp_ms=NOW)
+    assert asyncio.run(engine.record(RecordQuery((click,), ()))).accepted == 1
+    assert recall(engine, user=4, channels=("two_tower",)).items.scores.tolist() == before.items.scores.tolist()
+
+
+def test_without_the_store_everybody_gets_popularity_and_the_answer_says_so(bundle: Bundle) -> None:
+    store = AwayStore()
+    engine = engine_over(bundle, store)
+    answer = recall(engine, user=1)
+    assert answer.about.degraded == ("feature_store",)
+    assert not answer.about.known
+    assert len(answer.items.ids) == 8
+    with pytest.raises(StoreError, match="again"):
+        asyncio.run(engine.record(RecordQuery((Event(1, 1, 10, EventType.CLICK, NOW),), ())))
+    assert engine._measurements.total(STORE_ERRORS) == 2
+    store.away = False
+    assert recall(engine, user=1).about.degraded == ()
+
+
+def test_a_passed_deadline_ends_the_call_before_retrieval(engine: Engine) -> None:
+    query = RecallQuery(UserQuery(1), 3)
+    with pytest.raises(DeadlineError):
+        asyncio.run(engine.recall(query, Deadline.after(-1)))
+
+
+def test_a_failing_channel_leaves_the_answer_and_is_named(
+    bundle: Bundle, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Candidates:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(type(bundle.channels["item_knn"]), "recall", fail)
+    answer = recall(engine, user=1)
+    assert answer.about.degraded == ("item_knn",)
+    assert {50, 60} <= set(answer.items.ids.tolist())
+    assert {c.name: c.status for c in answer.channels}["item_knn"] is ChannelStatus.FAILED
+
+
+def test_score_answers_in_request_order_and_lists_the_unknown(engine: Engine) -> None:
+    query = ScoreQuery(UserQuery(None, ids([10])), ids([20, 999, 10, 20, -5]))
+    answer = asyncio.run(engine.score(query, Deadline.after(10)))
+    assert answer.items.ids.tolist() == [20, 10, 20]
+    assert answer.items.scores.tolist() == [0.5, 1.25, 0.5]
+    assert answer.unknown.tolist() == [999, -5]
+    assert answer.p_click is None
+    assert answer.p_conversion is None
+
+
+def test_score_and_recall_agree(engine: Engine) -> None:
+    recalled = recall(engine, user=3, channels=("two_tower",))
+    scored = asyncio.run(engine.score(ScoreQuery(UserQuery(3), recalled.items.ids, Stage.PRE_RANK), Deadline.after(10)))
+    assert scored.items.scores.tolist() == recalled.items.scores.tolist()
+
+
+def test_a_stage_that_the_bundle_lacks_is_a_failed_precondition(engine: Engine) -> None:
+    with pytest.raises(PreconditionError, match="pre_rank"):
+        asyncio.run(engine.score(ScoreQuery(UserQuery(1), ids([10]), Stage.RANK), Deadline.after(10)))
+
+
+def test_recommend_ends_with_the_scores_of_the_last_stage(engine: Engine) -> None:
+    answer = asyncio.run(
+        engine.recommend(RecallQuery(UserQuery(None, ids([10])), 2, attributes=("title",)), Deadline.after(10))
+    )
+    assert answer.items.ids.tolist() == [20, 80]
+    assert answer.items.scores.tolist() == [0.5, 0.5]
+    assert [stage.name for stage in answer.stages] == ["recall", "merge", "pre_rank", "top_k"]
+    assert answer.stages[-1].count_out == 2
+    assert answer.attributes == [{"title": "Brazil"}, {"title": "Heat"}]
