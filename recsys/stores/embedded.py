@@ -88,7 +88,7 @@ class EmbeddedValkey:
             self._socket = self._choose_socket()
             self._command = [str(binary), *_arguments(self._socket, max_memory, eviction)]
             self._start_timeout = start_timeout
-            self._run()
+            self._start()
         except BaseException:
             self.close()
             raise
@@ -109,20 +109,6 @@ class EmbeddedValkey:
         """Whether the server still lives."""
         return self._process is not None and self._process.poll() is None
 
-    def restart(self) -> None:
-        """Starts a server that ended by itself again: same URL, with what it had on disk.
-
-        Raises:
-            StoreError: when the server does not start; says what its log says.
-        """
-        if not self.running:
-            self._run()
-
-    def _run(self) -> None:
-        self._process = self._start(self._command)
-        os.pwrite(self._lock, b"%-20d" % self._process.pid, 0)
-        self._await_answer(self._start_timeout)
-
     def _choose_socket(self) -> Path:
         """In the data's directory; in a private temporary one when that path is too long for a socket."""
         path = self.directory / "valkey.sock"
@@ -136,13 +122,18 @@ class EmbeddedValkey:
             )
         return path
 
-    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Starts the server from a thread that lives as long as it.
+    def _start(self) -> None:
+        self._process = self._spawn()
+        os.pwrite(self._lock, b"%-20d" % self._process.pid, 0)
+        self._await_answer(time.monotonic() + self._start_timeout)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """Starts the server's process from a thread that lives as long as it.
 
         "When the parent dies" means the thread that started it, not the process; so that thread stays.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
-        bound = [sys.executable, "-I", "-S", str(_BOUND_TO_PARENT), str(self._owner), *command]
+        bound = [sys.executable, "-I", "-S", str(_BOUND_TO_PARENT), str(self._owner), *self._command]
 
         def keep() -> None:
             try:
@@ -165,20 +156,32 @@ class EmbeddedValkey:
         Thread(target=keep, name="embedded-valkey", daemon=True).start()
         return started.result()
 
-    def _await_answer(self, timeout: float) -> None:
-        end = time.monotonic() + timeout
+    def _await_answer(self, end: float) -> None:
         while not _answers(self._socket):
             if not self.running:
                 raise StoreError(f"the embedded store in {self.directory} ended at its start: {self._last_words()}")
             if time.monotonic() > end:
+                waited = f"{self._start_timeout:g} s"
                 raise StoreError(
-                    f"the embedded store in {self.directory} does not answer after {timeout:g} s: {self._last_words()}"
+                    f"the embedded store in {self.directory} does not answer after {waited}: {self._last_words()}"
                 )
             time.sleep(_POLL_SECONDS)
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return f"{' / '.join(lines[-3:]) or 'its log is empty'} ({self._log})"
+
+    def restart(self) -> None:
+        """Starts a server that ended by itself again: same URL, with what it had on disk.
+
+        Raises:
+            PreconditionError: when it was closed.
+            StoreError: when the server does not start; says what its log says. May be tried again.
+        """
+        if self._process is None:
+            raise PreconditionError(f"the embedded store in {self.directory} was closed: open a new one")
+        if not self.running:
+            self._start()
 
     def kill(self) -> None:
         """Ends the server as a crash would; what it had acknowledged is there again at the next start."""

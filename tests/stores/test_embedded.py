@@ -143,6 +143,21 @@ def test_a_forked_child_does_not_take_the_server_along(tmp_path: Path) -> None:
         assert Redis.from_url(server.url).ping()
 
 
+def test_a_server_that_crashed_is_started_again_at_the_same_url(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server:
+        url, first = server.url, server.pid
+        Redis.from_url(url).set("kept", "1")
+        server.kill()
+        assert not server.running
+        server.restart()
+        assert server.running
+        assert server.url == url
+        assert server.pid != first
+        assert Redis.from_url(url).get("kept") == b"1"
+    with pytest.raises(PreconditionError, match="closed"):
+        server.restart()
+
+
 def test_closing_twice_is_harmless(tmp_path: Path) -> None:
     server = EmbeddedValkey(tmp_path)
     server.close()
