@@ -26,9 +26,14 @@ def test_a_directory_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path, 
 def test_an_error_leaves_the_old_directory(tmp_path: Path, way: str) -> None:
     with replacing_directory(tmp_path / "d") as folder:
         (folder / "old").write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing_directory(tmp_path / "d") as folder:
-        (folder / "half").write_text("half")
-        raise ZeroDivisionError
+
+    def break_off() -> None:
+        with replacing_directory(tmp_path / "d") as folder:
+            (folder / "half").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        break_off()
     assert [path.name for path in tmp_path.rglob("*")] == ["d", "old"]
 
 
@@ -36,9 +41,14 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "f"
     with replacing(file) as temporary:
         temporary.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(file) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def break_off() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        break_off()
     assert (file.read_text(), len(list(tmp_path.iterdir()))) == ("old", 1)
 
 

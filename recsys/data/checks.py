@@ -62,19 +62,22 @@ def passing(frame: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame:
 def failing(table: RawTable, checks: Sequence[Check]) -> Rejected:
     """Counts the rows that fail a check and keeps them with the first reason."""
     total, count = table.frame.select(pl.len(), _fails(checks).sum().alias("bad")).collect(engine="streaming").row(0)
-    rows = pl.DataFrame(schema=REJECTED_SCHEMA)
-    if count:
-        rows = (
-            table.frame.filter(_fails(checks))
-            .head(MOST_KEPT)
-            .select(
-                pl.lit(table.file.name).alias("file"),
-                pl.col(LINE).alias("line"),
-                pl.coalesce(*(pl.when(check.fails).then(check.reason) for check in checks)).alias("reason"),
-                pl.col(TEXT).alias("row"),
-            )
-            .collect()
+    if not count:
+        return Rejected(table.file, int(total), 0, pl.DataFrame(schema=REJECTED_SCHEMA))
+    failed = [f"__failed_{index}" for index in range(len(checks))]
+    reasons = [pl.when(name).then(check.reason) for name, check in zip(failed, checks, strict=True)]
+    rows = (
+        table.frame.with_columns(check.fails.alias(name) for name, check in zip(failed, checks, strict=True))
+        .filter(pl.any_horizontal(failed))
+        .head(MOST_KEPT)
+        .select(
+            pl.lit(table.file.name).alias("file"),
+            pl.col(LINE).alias("line"),
+            pl.coalesce(*reasons).alias("reason"),
+            pl.col(TEXT).alias("row"),
         )
+        .collect()
+    )
     return Rejected(table.file, int(total), int(count), rows)
 
 

@@ -56,8 +56,9 @@ class TimePlan:
         if self.clean:
             return self._scaled(whole)
         number = value.cast(pl.Float64, strict=False) * self.factor
-        fraction = pl.when(number != number.floor()).then(number.round().cast(pl.Int64, strict=False))
-        return pl.when(number.abs() < _LATEST_MS).then(pl.coalesce(fraction, self._scaled(whole)))
+        rounded = number.round().cast(pl.Int64, strict=False)
+        exact = rounded if kind.is_float() else pl.coalesce(self._scaled(whole), rounded)
+        return pl.when(number.abs() < _LATEST_MS).then(exact)
 
     def _scaled(self, whole: pl.Expr) -> pl.Expr:
         return whole * int(self.factor) if self.factor >= 1 else whole // round(1 / self.factor)

@@ -1,4 +1,4 @@
-"""A dataset that a person can check by hand: six users, eight films, thirty-one events.
+"""A dataset that a person can check by hand: six users, eight films, twenty-four events.
 
     user  history, oldest to newest (timestamps 1000, 2000, … seconds after the epoch of the set)
     1     10 20 30 40

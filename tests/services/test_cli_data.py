@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def recsys(tmp_path: Path) -> Run:
+    """Runs `recsys data` in tmp_path, as a user would."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "services.cli.main", "data", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence of a refusal, checked to be one, with exit code 2."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(complaints) == 1, done.stderr
+    return complaints[0]
+
+
+def test_import_then_describe(recsys: Run, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("who,what,when\n" + "".join(f"{n},{n % 5},16000000{n:02}\n" for n in range(40)))
+    (tmp_path / "items.csv").write_text("id,name\n0,Alien\n1,Brazil\n")
+    done = recsys(
+        "import", "table", "log.csv", "--columns", "user_id=who,item_id=what,timestamp_ms=when",
+        "--items", "items.csv", "--out", "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "40 events of 40 users with 5 items" in done.stdout
+    assert "times read as seconds" in done.stdout
+    shown = recsys("describe", "out")
+    assert shown.returncode == 0
+    assert "Alien" in shown.stdout
+    said = json.loads(recsys("describe", "out", "--json").stdout)
+    assert said["info"]["counts"] == {
+        "events": 40, "users": 40, "items": 5, "rejected": 0,
+        "by_type": {"impression": 0, "click": 40, "conversion": 0},
+    }  # fmt: skip
+
+
+def test_rejected_rows_are_counted_and_shown(recsys: Run, tmp_path: Path) -> None:
+    lines = [f"{n} {n}" for n in range(500)]
+    lines[41] = "42 [x]"
+    (tmp_path / "log.txt").write_text("\n".join(lines))
+    done = recsys("import", "pairs", "log.txt", "--out", "out")
+    assert done.returncode == 0
+    assert "left out 1 of 500 rows of log.txt" in done.stdout
+    assert "line 42: item_id '[x]' is not an integer" in done.stdout
+    assert (tmp_path / "out" / "rejected.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "pairs", "nowhere.txt", "--out", "out"], "nowhere.txt does not exist"),
+        (["import", "pairs", ".", "--out", "out"], "is a directory; give a file"),
+        (["import", "pairs", "empty.txt", "--out", "out"], "empty.txt is empty"),
+        (["import", "pairs", "log.txt", "--out", "taken"], "taken exists and is not a dataset"),
+        (["import", "pairs", "words.txt", "--out", "out"], "item_id: 1 of 3 values are not integers"),
+        (["import", "pairs", "log.txt", "--columns", "user_id=a", "--out", "out"], "belongs to the format table"),
+        (["import", "xml", "log.txt", "--out", "out"], "no format 'xml'; there are: pairs"),
+        (["import", "table", "log.csv", "--columns", "user=a", "--out", "out"], "there is no column 'user'"),
+        (["import", "table", "log.csv", "--columns", "user_id", "--out", "out"], "write it as"),
+        (["import", "table", "log.csv", "--columns", "user_id=a,item_id=z", "--out", "out"], "no column 'z'"),
+        (["import", "table", "log.csv", "--item-columns", "item_id=a", "--out", "out"], "needs --items FILE"),
+        (["import", "movielens-dat", ".", "--out", "out"], "has no ratings.dat"),
+        (["import", "recbole", ".", "--out", "out"], "exactly one .inter file"),
+        (["describe", "nowhere"], "nowhere does not exist"),
+        (["describe", "taken"], "is not a dataset: it has no dataset.json"),
+        (["fetch", "netflix", "--out", "out"], "no public set 'netflix'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    recsys: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "log.txt").write_text("1 2\n")
+    (tmp_path / "words.txt").write_text("1 2\n1 x\n2 3\n")
+    (tmp_path / "log.csv").write_text("a,b,c\n1,2,3\n")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").write_text("dear")
+    assert message in refused(recsys(*arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_bad_rows_are_kept_beside_the_output(recsys: Run, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("1 2\n3\n4\n5 6\n")
+    complaint = refused(recsys("import", "pairs", "log.txt", "--out", "out"))
+    assert "2 of 4 rows cannot be used" in complaint
+    assert "line 2" in complaint
+    assert (tmp_path / "out.rejected.parquet").is_file()
+
+
+def test_a_missing_flag_is_bad_usage(recsys: Run, tmp_path: Path) -> None:
+    done = recsys("import", "pairs", "log.txt")
+    assert done.returncode == 2
+    assert "--out" in done.stderr
+    assert "Traceback" not in done.stderr
