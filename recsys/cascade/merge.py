@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from recsys.types import Bools, Candidates, Floats, Offsets, offsets_of
+from recsys.types import Candidates, Offsets, offsets_of
+
+_TRUE = np.ones(1, np.bool_)
 
 
 class Merge(Protocol):
@@ -44,35 +47,28 @@ class ReciprocalRankFusion:
 
     def merge(self, lists: Sequence[Candidates], k: int) -> Candidates:
         """See `Merge.merge`."""
-        users = len(lists[0])
         keys = np.concatenate([_user_of(c) << 32 | c.rows for c in lists])
-        shares = np.concatenate([self._shares(c) for c in lists])
-        bits = np.repeat(
-            np.left_shift(np.uint32(1), np.arange(len(lists), dtype=np.uint32)), [len(c.rows) for c in lists]
-        )
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        firsts = np.flatnonzero(np.concatenate((np.ones(min(1, len(keys)), np.bool_), ordered[1:] != ordered[:-1])))
-        if not len(firsts):
-            return Candidates.empty(users)
-        sums = np.add.reduceat(shares[order], firsts)
-        masks = np.bitwise_or.reduceat(bits[order], firsts)
+        if not len(keys):
+            return Candidates.empty(len(lists[0]))
+        shares = np.concatenate([1.0 / (self._constant + 1.0 + _rank(c.counts)) for c in lists])
+        bits = np.concatenate([np.full(len(c.rows), 1 << i, np.uint32) for i, c in enumerate(lists)])
+        by_row = np.argsort(keys)
+        ordered = keys[by_row]
+        firsts = np.flatnonzero(np.concatenate((_TRUE, ordered[1:] != ordered[:-1])))
+        sums = np.add.reduceat(shares[by_row], firsts).astype(np.float32)
+        earliest = np.minimum.reduceat(by_row, firsts)
         keys = ordered[firsts]
-        best = np.lexsort((order[firsts], -sums, keys >> 32))
-        counts = np.bincount(keys >> 32, minlength=users)
-        best = best[_first_k(counts, k)]
+        # A positive float32 sorts as its bits do: one integer holds (sum descending, earliest ascending).
+        rank = (-sums.view(np.int32).astype(np.int64) << 32) | earliest
+        edges = keys.searchsorted(np.arange(len(lists[0]) + 1, dtype=np.int64) << 32)
+        parts = [np.argsort(rank[i:j])[:k] + i for i, j in pairwise(edges)]
+        best = np.concatenate(parts)
         return Candidates(
             (keys[best] & 0xFFFFFFFF).astype(np.int32),
             sums[best],
-            masks[best],
-            offsets_of(np.minimum(counts, k)),
+            np.bitwise_or.reduceat(bits[by_row], firsts)[best],
+            offsets_of([len(part) for part in parts]),
         )
-
-    def _shares(self, candidates: Candidates) -> Floats:
-        """(T,) what each candidate's rank is worth."""
-        rank = _rank(candidates.counts)
-        shares: Floats = (1.0 / (self._constant + 1.0 + rank)).astype(np.float32)
-        return shares
 
 
 def _user_of(candidates: Candidates) -> Offsets:
@@ -85,9 +81,3 @@ def _rank(counts: Offsets) -> Offsets:
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) - np.repeat(ends - counts, counts)
-
-
-def _first_k(counts: Offsets, k: int) -> Bools:
-    """Which elements are among the first k of their group."""
-    first: Bools = _rank(counts) < k
-    return first

@@ -48,7 +48,8 @@ class IndexReport(Config):
     """What was built, and how well it finds what exact search finds.
 
     Attributes:
-        lists, probes: inverted lists, and how many of them a search reads; 0 for a flat index.
+        lists, probes: inverted lists, and how many of them a search for 100 rows reads; 0 for a flat index.
+        probe_growth: a search c times as deep reads c ** probe_growth times as many lists.
         recall_at_100: share of the exact top 100 found, as measured with `queries` vectors.
         query_source: `users` when the caller gave query vectors, else `items`.
         bytes_per_item: what is kept of an item, exact vector included.
@@ -62,6 +63,7 @@ class IndexReport(Config):
     dim: int
     lists: int
     probes: int
+    probe_growth: float = 1.0
     recall_at_100: float
     recall_target: float
     queries: int

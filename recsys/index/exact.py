@@ -16,7 +16,7 @@ from recsys.types import Bools, Floats, RaggedRows, Rows
 SCORE_BLOCK_BYTES = 128 << 20
 """A block of scores is at most this large (or one query's, 4 bytes a row)."""
 
-_FEW = 0.25
+_FEW = 0.1
 """Below this share of allowed rows their vectors are gathered, rather than all multiplied and masked."""
 _LOWEST = np.finfo(np.float32).min
 

@@ -19,7 +19,7 @@ _FEW_ALLOWED = 20_000
 """Up to so many allowed rows exact search among them is faster than an inverted file, and misses nothing."""
 _OVERFETCH = 1_000
 """Up to so many exclusions are fetched and dropped; beyond, a bitmap keeps them out of the heap."""
-_TUNED_FOR = 100
+TUNED_FOR = 100
 """The number of answers that the number of probes is tuned for."""
 _Reading: Any = faiss.SearchParametersIVF
 
@@ -39,13 +39,16 @@ class InvertedFile:
     Args:
         index: the FAISS index, holding row r of the catalogue under id r.
         exact: exact search over the same vectors.
-        probes: lists that a search for 100 rows reads; larger searches read proportionally more.
+        probes: lists that a search for 100 rows reads.
+        growth: a search for c times as many rows, or under a filter that leaves one row in c, reads
+            c ** growth times as many lists.
     """
 
-    def __init__(self, index: Any, exact: ExactSearch, probes: int) -> None:
+    def __init__(self, index: Any, exact: ExactSearch, probes: int, growth: float) -> None:
         self.faiss_index = index
         self.exact = exact
         self.probes = probes
+        self.growth = growth
         self._parameters: dict[int, Any] = {}
 
     @classmethod
@@ -62,7 +65,7 @@ class InvertedFile:
         sample = np.random.default_rng(seed).permutation(count)[: lists * _TRAINING_ROWS_A_LIST]
         index.train(vectors[np.sort(sample)])
         index.add(vectors)
-        return cls(index, exact, 1)
+        return cls(index, exact, 1, 1.0)
 
     @property
     def lists(self) -> int:
@@ -72,9 +75,9 @@ class InvertedFile:
     def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
         """See `Engine.propose`. Reads more lists for large k, for strict filters, and where k rows were not found."""
         count = self.faiss_index.ntotal if allowed is None else int(np.count_nonzero(allowed))
-        widening = max(1.0, k / _TUNED_FOR) * (self.faiss_index.ntotal / max(count, 1))
-        probes = math.ceil(self.probes * widening)
-        if (allowed is not None and count <= _FEW_ALLOWED) or k >= count:
+        depth = max(1.0, k / TUNED_FOR) * self.faiss_index.ntotal / max(count, 1)
+        probes = min(math.ceil(self.probes * depth**self.growth), self.lists)
+        if k >= count or (allowed is not None and self._exact_is_faster(count, probes)):
             return self.exact.propose(queries, k, allowed, excluded)
         bits = None if allowed is None else np.packbits(allowed, bitorder="little")
         if bits is None and (excluded is None or excluded.lengths.max(initial=0) <= _OVERFETCH):
@@ -90,13 +93,19 @@ class InvertedFile:
                 proposals[b] = self._until_enough(queries[b : b + 1], k, allowed, bits, alone, probes)
         return proposals
 
+    def _exact_is_faster(self, allowed: int, probes: int) -> bool:
+        """Scoring one allowed row exactly takes about as long as testing four rows of a list against a bitmap."""
+        read: float = self.faiss_index.ntotal * probes / self.lists
+        return allowed <= max(_FEW_ALLOWED, read / 4)
+
     def _overfetch(self, queries: Floats, k: int, excluded: RaggedRows | None, probes: int) -> list[Rows]:
         """One FAISS search for the batch, for as many rows more as the longest exclusion list may take away."""
         longest = 0 if excluded is None else int(excluded.lengths.max(initial=0))
         _, found = self.faiss_index.search(queries, _with_margin(k) + longest, params=self._reading(probes))
         if excluded is None:
-            return [_found(rows) for rows in found]
-        return [_less(_found(rows), excluded[b]) for b, rows in enumerate(found)]
+            return [_ascending(rows) for rows in found]
+        eligible = (rows[~is_member(rows, excluded[b])] for b, rows in enumerate(found))
+        return [_ascending(rows[: _with_margin(k)]) for rows in eligible]
 
     def _select(self, query: Floats, k: int, bits: Any, excluded: Rows | None, probes: int) -> Rows:
         """One query, where FAISS skips what the bitmap does not allow."""
@@ -107,7 +116,7 @@ class InvertedFile:
             nprobe=min(probes, self.lists), sel=faiss.IDSelectorBitmap(self.faiss_index.ntotal, faiss.swig_ptr(bits))
         )
         _, found = self.faiss_index.search(query, _with_margin(k), params=parameters)
-        return _found(found[0])
+        return _ascending(found[0])
 
     def _until_enough(
         self, query: Floats, k: int, allowed: Bools | None, bits: Any, excluded: Rows | None, probes: int
@@ -132,7 +141,7 @@ class InvertedFile:
         faiss.write_index(self.faiss_index, str(path))
 
     @classmethod
-    def open(cls, path: Path, exact: ExactSearch, probes: int) -> InvertedFile:
+    def open(cls, path: Path, exact: ExactSearch, probes: int, growth: float) -> InvertedFile:
         """Maps the inverted lists into memory, shared with every other process that does.
 
         Raises:
@@ -145,7 +154,7 @@ class InvertedFile:
         # FAISS would start 32 threads a search to touch pages ahead: 300 µs that a warm page cache does not need.
         lists: Any = faiss.downcast_InvertedLists(index.invlists)
         lists.prefetch_nthread = 0
-        return cls(index, exact, probes)
+        return cls(index, exact, probes, growth)
 
 
 def _with_margin(k: int) -> int:
@@ -153,10 +162,6 @@ def _with_margin(k: int) -> int:
     return k + k // 4 + 16
 
 
-def _found(rows: Any) -> Rows:
-    """FAISS's answer (-1 padded int64) as ascending rows."""
+def _ascending(rows: Any) -> Rows:
+    """FAISS's answer, int64 and -1 where it found too few, as ascending rows."""
     return np.sort(rows[rows >= 0].astype(np.int32))
-
-
-def _less(rows: Rows, excluded: Rows) -> Rows:
-    return rows[~is_member(rows, excluded)] if len(excluded) else rows

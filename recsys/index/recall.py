@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from recsys.index.inverted_file import InvertedFile
 from recsys.types import Floats
 
 
@@ -25,30 +24,18 @@ def recall_at(found: Floats, exact: Floats) -> float:
     return float(hits.sum() / wanted.sum())
 
 
-def tune_probes(inverted: InvertedFile, search: Callable[[], Floats], exact: Floats, target: float, most: int) -> None:
-    """Sets `inverted.probes` to the least number that reaches `target`, or to `most` when none does.
+def least_probes(reaches: Callable[[int], bool], most: int) -> int:
+    """The least number of lists, up to `most`, with which a search reaches its target; `most` when none does.
 
     Recall at a fixed number of probes depends entirely on the vectors, so the number is found on them:
     doubled until the target is met, then halved in between.
-
-    Args:
-        inverted: the engine to be tuned.
-        search: searches the sample with the engine as it stands, returning (B, k) exact scores.
-        exact: (B, k) scores of exact search.
-        target: recall to reach.
-        most: the most lists to read.
     """
-
-    def reaches(probes: int) -> bool:
-        inverted.probes = probes
-        return recall_at(search(), exact) >= target
-
     low, high = 0, 1
     while not reaches(high):
         if high == most:
-            return
+            return most
         low, high = high, min(2 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
-    inverted.probes = high
+    return high

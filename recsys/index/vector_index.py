@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from recsys.index.dots import as_matrix, dots, lengths, unit
 from recsys.index.engine import Engine
 from recsys.index.exact import ExactSearch
 from recsys.index.gpu import GpuSearch, flat_on_processor, use_gpu
-from recsys.index.inverted_file import InvertedFile, lists_for
-from recsys.index.recall import recall_at, tune_probes
+from recsys.index.inverted_file import TUNED_FOR, InvertedFile, lists_for
+from recsys.index.recall import least_probes, recall_at
 from recsys.types import Floats, RaggedRows, RowMask, Rows
 
 _REPORT, _VECTORS, _LISTS = "index.json", "vectors.npy", "lists.faiss"
-_RECALL_AT = 100
+_DEEP, _DEEP_QUERIES = 1_000, 100
 
 log = logging.getLogger(__name__)
 
@@ -107,16 +108,35 @@ class VectorIndex:
         return index, index.report
 
     def _tune(self, exact: ExactSearch, sample: Floats, config: IndexConfig) -> None:
-        """Sets the number of probes that is asked for, else the one that meets the target on the sample."""
-        if self._inverted is None:
+        """Sets how many lists are read: those asked for, else the fewest that meet the target on the sample.
+
+        Found for 100 rows, and on fewer queries for 1,000: how the one grows into the other is a matter
+        of the vectors too, and large k and filters are searched by it.
+        """
+        inverted = self._inverted
+        if inverted is None:
             return
         if config.probes is not None:
-            self._inverted.probes = min(config.probes, self._inverted.lists)
+            inverted.probes = min(config.probes, inverted.lists)
         else:
-            most = max(1, int(self._inverted.lists * config.probe_limit))
-            truth = VectorIndex(self._vectors, exact, self.report).search(sample, _RECALL_AT)[1]
-            tune_probes(self._inverted, lambda: self.search(sample, _RECALL_AT)[1], truth, config.recall_target, most)
-        self.report = self.report.model_copy(update={"probes": self._inverted.probes})
+            most = max(1, int(inverted.lists * config.probe_limit))
+            inverted.growth = 0.0
+            deep = self._least(exact, sample[:_DEEP_QUERIES], _DEEP, config.recall_target, most)
+            inverted.probes = self._least(exact, sample, TUNED_FOR, config.recall_target, most)
+            inverted.growth = math.log(max(1.0, deep / inverted.probes)) / math.log(_DEEP / TUNED_FOR)
+        self.report = self.report.model_copy(
+            update={"probes": inverted.probes, "probe_growth": round(inverted.growth, 3)}
+        )
+
+    def _least(self, exact: ExactSearch, sample: Floats, k: int, target: float, most: int) -> int:
+        truth = VectorIndex(self._vectors, exact, self.report).search(sample, k)[1]
+
+        def reaches(probes: int) -> bool:
+            assert self._inverted is not None
+            self._inverted.probes = probes
+            return recall_at(self.search(sample, k)[1], truth) >= target
+
+        return least_probes(reaches, most)
 
     def _place(self, device: Device) -> None:
         """Moves the search to a GPU where that is asked for and possible."""
@@ -131,8 +151,8 @@ class VectorIndex:
         """Measures recall as the index now stands, and warns or refuses."""
         recall = 1.0
         if self._engine is not exact and len(sample):
-            truth = VectorIndex(self._vectors, exact, self.report).search(sample, _RECALL_AT)[1]
-            recall = recall_at(self.search(sample, _RECALL_AT)[1], truth)
+            truth = VectorIndex(self._vectors, exact, self.report).search(sample, TUNED_FOR)[1]
+            recall = recall_at(self.search(sample, TUNED_FOR)[1], truth)
         warning = None
         if recall < config.recall_target:
             warning = (
@@ -266,7 +286,7 @@ def _map_lists(path: Path, exact: ExactSearch, report: IndexReport) -> InvertedF
     size = path.stat().st_size if path.is_file() else 0
     if size != report.lists_bytes:
         raise BundleError(f"{path}: missing or truncated, {size} of {report.lists_bytes} bytes; build the index again")
-    inverted = InvertedFile.open(path, exact, report.probes)
+    inverted = InvertedFile.open(path, exact, report.probes, report.probe_growth)
     found = (inverted.faiss_index.ntotal, inverted.faiss_index.d, inverted.lists)
     said = (report.count, report.dim, report.lists)
     if found != said:

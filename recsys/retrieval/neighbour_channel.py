@@ -139,10 +139,11 @@ class NeighbourChannel:
             return [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(users)
         at = np.arange(total) + np.repeat(self._neighbours.offsets[voter] - (ends - counts), counts)
         keys = (np.repeat(user, counts) << 32) | self._neighbours.values[at]
-        order = np.argsort(keys, kind="stable")
+        order = np.argsort(keys)  # not the stable sort, which takes five times as long
         keys = keys[order]
         firsts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-        sums = np.add.reduceat((self._similarities[at] * np.repeat(weight, counts))[order], firsts)
+        votes = self._similarities[at] * np.repeat(weight, counts)
+        sums = np.add.reduceat(votes[order], firsts, dtype=np.float64).astype(np.float32)
         keys = keys[firsts]
         edges = keys.searchsorted(np.arange(len(users) + 1, dtype=np.int64) << 32)
         rows = (keys & 0xFFFFFFFF).astype(np.int32)

@@ -35,7 +35,7 @@ def test_a_narrow_filter_gathers_and_a_wide_one_masks_to_the_same_answer(monkeyp
     search = ExactSearch(rng.standard_normal((1000, 8), dtype=np.float32))
     queries = rng.standard_normal((5, 8), dtype=np.float32)
     excluded = RaggedRows.of([rng.integers(0, 1000, 300) for _ in range(5)])
-    allowed = rng.random(1000) < 0.2
+    allowed = rng.random(1000) < 0.09
     gathered = search.propose(queries, 10, allowed, excluded)
     monkeypatch.setattr(exact, "_FEW", 0.0)
     masked = search.propose(queries, 10, allowed, excluded)

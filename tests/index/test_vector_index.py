@@ -14,6 +14,7 @@ from recsys.errors import BundleError, MissingPartError, PreconditionError
 from recsys.index import vector_index
 from recsys.index.config import IndexConfig
 from recsys.index.inverted_file import InvertedFile, lists_for
+from recsys.index.recall import recall_at
 from recsys.index.vector_index import VectorIndex
 from recsys.types import Floats, RaggedRows, RowMask
 
@@ -122,6 +123,13 @@ def test_under_a_filter_an_inverted_file_still_finds_the_best(
     flat = VectorIndex.build(clustered, IndexConfig(kind="flat", device="cpu"))[0]
     found, exact = inverted.search(clustered[:200], 50, allowed)[0], flat.search(clustered[:200], 50, allowed)[0]
     assert np.mean([len(np.intersect1d(found[b], exact[b])) / 50 for b in range(200)]) >= 0.98
+
+
+def test_the_target_holds_for_a_thousand_rows_as_for_a_hundred(clustered: Floats) -> None:
+    index = VectorIndex.build(clustered, LOOSE.model_copy(update={"probe_limit": 1.0}))[0]
+    flat = VectorIndex.build(clustered, IndexConfig(kind="flat", device="cpu"))[0]
+    for k in (100, 300, 1_000):
+        assert recall_at(index.search(clustered[:200], k)[1], flat.search(clustered[:200], k)[1]) >= 0.98
 
 
 def test_opened_vectors_and_lists_are_mapped_not_read(inverted: VectorIndex, tmp_path: Path) -> None:
