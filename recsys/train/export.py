@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,32 +131,27 @@ def user_vectors(model: TwoTower, codes: Mapping[str, NDArray[Any]]) -> Floats:
 
 
 def _export(tower: _UserTower, example: Mapping[str, NDArray[Any]], path: Path) -> None:
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
-    shapes = [_free_axes(name, example[name].ndim, batch, length) for name in tower.names]
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                tower,
-                tuple(torch.from_numpy(example[name]) for name in tower.names),
-                path,
-                input_names=list(tower.names),
-                output_names=[USER_VECTOR],
-                dynamic_shapes=(tuple(shapes),),
-                opset_version=_OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        noisy.setLevel(level)
+    """Traces the tower into a file.
+
+    The tracing exporter gives the same graph as the dynamo one, as fast to run, in a fiftieth of the time. What
+    tracing could get wrong, a size taken for a constant, the parity check at other sizes finds.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            tower,
+            tuple(torch.from_numpy(example[name]) for name in tower.names),
+            str(path),
+            input_names=list(tower.names),
+            output_names=[USER_VECTOR],
+            dynamic_axes={name: _free_axes(name) for name in (*tower.names, USER_VECTOR)},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
 
 
-def _free_axes(name: str, rank: int, batch: Any, length: Any) -> dict[int, Any]:
-    return {0: batch, 1: length} if name in (HISTORY_VECTORS, HISTORY_AGE) and rank > 1 else {0: batch}
+def _free_axes(name: str) -> dict[int, str]:
+    return {0: "batch", 1: "length"} if name in (HISTORY_VECTORS, HISTORY_AGE) else {0: "batch"}
 
 
 def _parity_error(tower: _UserTower, path: Path, rng: np.random.Generator) -> float:

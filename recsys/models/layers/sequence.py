@@ -16,13 +16,15 @@ from torch.nn import functional as F
 
 from recsys.models.layers.dropout import Dropout
 
+_HIDDEN = -1e9
+"""Added to the score of a place that must not be seen."""
+
 
 class MeanPooling(nn.Module):
     """The mean of a history's vectors; the start vector for an empty history.
 
     Args:
         dim: width d.
-        length: unused bound of the history, so that both encoders are made alike.
     """
 
     def __init__(self, dim: int) -> None:
@@ -55,6 +57,8 @@ class CausalAttention(nn.Module):
         widening: inner width of the feed-forward part over d.
     """
 
+    later: Tensor
+
     def __init__(self, dim: int, length: int, blocks: int, heads: int, dropout: float, widening: int = 4) -> None:
         super().__init__()
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
@@ -63,6 +67,7 @@ class CausalAttention(nn.Module):
         self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, widening) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
+        self.register_buffer("later", torch.full((length + 1, length + 1), _HIDDEN).triu(1), persistent=False)
 
     def states(self, vectors: Tensor) -> Tensor:
         """(B, L, d) right-padded → (B, L + 1, d): entry t has seen the first t vectors."""
@@ -81,13 +86,12 @@ class CausalAttention(nn.Module):
         place = torch.where(age > 0, newest_first, torch.zeros_like(age))
         start = (self.start + self.positions.weight[0]).expand(batch, 1, dim)
         x = torch.cat([start, vectors + self.positions(place)], dim=1)
-        hidden = torch.where(age > 0, 0.0, -1e9)
+        hidden = torch.where(age > 0, 0.0, _HIDDEN)
         hidden = torch.cat([hidden.new_zeros((batch, 1)), hidden], dim=1)[:, None, None, :]
-        slots = torch.arange(length + 1, device=age.device)
-        later = torch.where(slots[None, :] > slots[:, None], -1e9, 0.0)
+        mask = hidden + self.later[: length + 1, : length + 1]
         *lower, highest = self._layers()
         for block in lower:
-            x = block.masked(x, x, hidden + later)
+            x = block.masked(x, x, mask)
         # An empty history ends at the start vector; any other ends at its newest item, the last slot.
         top = torch.where((age > 0).any(dim=1, keepdim=True).unsqueeze(-1), x[:, -1:], x[:, :1])
         x_last = highest.masked(top, x, hidden)
