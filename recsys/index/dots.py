@@ -27,8 +27,7 @@ def lengths(vectors: Floats, what: str) -> Floats:
     Raises:
         DataError: for the first vector that holds NaN or infinity, or is too long for float32.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        result: Floats = np.sqrt(np.einsum("md,md->m", vectors, vectors))
+    result: Floats = np.sqrt(np.einsum("md,md->m", vectors, vectors))
     if not np.isfinite(result).all():
         first = int(np.flatnonzero(~np.isfinite(result))[0])
         raise DataError(f"{what} {first} is not a finite vector: {vectors[first, :8]}; find out where it was made")
