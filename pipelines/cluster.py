@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final
 
 from pipelines.step import Done, Task, carry_out
-from recsys.errors import PreconditionError, RecsysError, TrainingError
+from recsys.errors import PreconditionError, RecsysError, TrainingError, UsageError
 from recsys.files import write_text
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray is imported: nothing is sent anywhere
@@ -18,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning barriers starve 
 import ray
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
+SECONDS_TO_ANSWER: Final = 5.0
 ATTEMPTS_AFTER_A_CRASH: Final = 2
 TRACEBACK_FILE: Final = "error.txt"
 OBJECT_STORE_BYTES: Final = 80 << 20
@@ -93,6 +98,7 @@ def ray_cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
     A session that this process has already is used as it is, and stays.
 
     Raises:
+        UsageError: when `address` is not HOST:PORT.
         PreconditionError: when there is no cluster at `address`.
     """
     if address is None and ray.is_initialized():
@@ -108,11 +114,44 @@ def ray_cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
             **quiet,
         )
     else:
+        _require_answer(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise PreconditionError(f"--address {address}: no Ray cluster answers there ({error})") from None
+            raise PreconditionError(
+                f"--address {address}: Ray does not let this machine in ({error}); a cluster that asks for tokens "
+                "wants RAY_AUTH_MODE=token here, and its token"
+            ) from None
     try:
-        yield Cluster()
+        with _terminated_as_interrupted():
+            yield Cluster()
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Tries the address first: Ray itself gives up after minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise UsageError(f"--address {address}: write HOST:PORT, as `ray start --head` prints it")
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise PreconditionError(f"--address {address}: no Ray cluster answers there ({error})") from None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Ends a SIGTERM as a Ctrl-C ends; Ray's own handler would dump a stack and abort."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -9,11 +9,18 @@ from typing import Any, Final, Literal
 from pydantic import Field, JsonValue, create_model
 
 from recsys.config import Config, parse_config, read_toml
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Counts, Dataset
 from recsys.errors import ConfigError
 from recsys.features.auto import infer_definition
 from recsys.features.definition import FeatureDefinition
 from recsys.recipes import RECIPES
+
+SMALL_CATALOGUE: Final = 1_000
+MANY_USERS: Final = 50_000
+MANY_EVENTS: Final = 20_000_000
+EVENTS_TO_LEARN_FROM: Final = 50_000_000
+"""Events that training sees in all its passes, within the bounds on their number."""
+LEAST_EPOCHS, MOST_EPOCHS = 3, 50
 
 
 class PipelineConfig(Config):
@@ -83,11 +90,8 @@ def config_type() -> type[PipelineConfig]:
 
 def demo(dataset: Dataset) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
-    return _configured(
-        "demo",
-        dataset,
-        {"holdouts": _holdouts(dataset), "refit": True},
-    )
+    values = {"holdouts": _holdouts(dataset), "refit": True, "two_tower": {"max_epochs": 25}}
+    return _configured("demo", dataset, values)
 
 
 def movielens_1m(dataset: Dataset) -> PipelineConfig:
@@ -96,8 +100,23 @@ def movielens_1m(dataset: Dataset) -> PipelineConfig:
 
 
 def auto(dataset: Dataset) -> PipelineConfig:
-    """For a log never seen before: features from its columns, sizes from its size."""
-    return _configured("auto", dataset, {"holdouts": _holdouts(dataset)[-1:], "refit": True})
+    """For a log never seen before: features from its columns, sizes from its size, tested on its newest events."""
+    values = {"holdouts": _holdouts(dataset)[-1:], "refit": True, "two_tower": two_tower_sizes(dataset.info.counts)}
+    return _configured("auto", dataset, values)
+
+
+def two_tower_sizes(counts: Counts) -> dict[str, Any]:
+    """Sizes of the two-tower for a dataset: what is little learnt from gets a small model, what is much fewer passes.
+
+    Thresholds are rules of thumb: some thirty events for each weight of an item's vector at the small end, a number
+    of passes that keeps training within hours on a few cores at the large end. The index chooses for itself.
+    """
+    return {
+        "dim": 32 if counts.items < SMALL_CATALOGUE else 64,
+        "batch_users": 64 if counts.users < MANY_USERS else 256,
+        "history": "attention" if counts.events < MANY_EVENTS else "mean",
+        "max_epochs": max(LEAST_EPOCHS, min(MOST_EPOCHS, EVENTS_TO_LEARN_FROM // max(counts.events, 1))),
+    }
 
 
 PRESETS: Final[dict[str, Callable[[Dataset], PipelineConfig]]] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines.presets import PRESETS, config_type, load_preset
+from pipelines.presets import PRESETS, config_type, load_preset, two_tower_sizes
 from pipelines.toml_text import to_toml
 from recsys.config import override, parse_config, read_toml
-from recsys.data.dataset import Dataset, write_dataset
+from recsys.data.dataset import Counts, Dataset, write_dataset
 from recsys.errors import ConfigError
 from recsys.features.definition import FeatureDefinition
 from recsys.recipes import RECIPES
@@ -49,6 +49,16 @@ def test_attributes_become_features_where_they_are_there(toy: Dataset, pairs: Da
 
     assert {"genres", "country", "history"} <= features(toy)
     assert features(pairs) == {"item_id", "history"}
+
+
+def test_sizes_grow_with_the_data_and_passes_over_them_shrink() -> None:
+    shop = two_tower_sizes(Counts(events=5_000, users=300, items=200, by_type={}))
+    portal = two_tower_sizes(Counts(events=400_000_000, users=3_000_000, items=800_000, by_type={}))
+    assert (shop["dim"], portal["dim"]) == (32, 64)
+    assert (shop["max_epochs"], portal["max_epochs"]) == (50, 3)
+    assert (shop["history"], portal["history"]) == ("attention", "mean")
+    for sizes in (shop, portal):
+        parse_config(RECIPES["two_tower"].config_type, sizes, "sizes")
 
 
 def test_every_recipe_has_its_settings_under_its_name(toy: Dataset) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from pipelines.display import PlainDisplay
 from pipelines.presets import PipelineConfig, config_type, load_preset
-from pipelines.training import TrainingRun, closure_of_needs, run_training
+from pipelines.training import TrainingRun, run_training
+from pipelines.training_graph import closure_of_needs
 from recsys.bundle.bundle import open_bundle
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.publish import current

@@ -68,6 +68,8 @@ def test_a_printed_configuration_holds_what_the_command_line_says(
         (["--set", "two_tower.dim=wide"], "two_tower.dim = 'wide'"),
         (["--set", "dim"], "--set dim: write it as key=value"),
         (["--data", "nowhere"], "nowhere does not exist"),
+        (["--address", "somewhere"], "--address somewhere: write HOST:PORT"),
+        (["--address", "127.0.0.1:1"], "--address 127.0.0.1:1: no Ray cluster answers there"),
         (["--out", "/proc/run"], "--out /proc/run: cannot be written to"),
         (["--refits"], "No such option"),
     ],

@@ -1,0 +1,143 @@
+"""The graph of a training run: one branch a hold-out, one more for the fit on everything."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from pipelines.code_digest import BUNDLING, LEARNING, PREPARING, code_digest
+from pipelines.presets import PipelineConfig
+from pipelines.step import Step
+from pipelines.works import BundleWork, FitWork, PrepareWork
+from recsys.data.splits import Holdout
+from recsys.errors import ConfigError, UsageError
+from recsys.features.definition import FeatureDefinition
+from recsys.recipes import RECIPES
+from recsys.recipes.recipe import Recipe
+
+ALL: Final = "all"
+"""The branch that is fitted on everything given."""
+BUNDLES_FOLDER: Final = "bundles"
+
+
+class TrainingGraph:
+    """The steps of a training run, and which of them gives the bundle to serve.
+
+    Args:
+        config: the whole configuration.
+        definition: the features, decided.
+        data, out: absolute paths of the dataset and of the run.
+
+    Raises:
+        UsageError: for hold-outs that contradict each other.
+        ConfigError: for a recipe that does not exist.
+    """
+
+    def __init__(self, config: PipelineConfig, definition: FeatureDefinition, data: Path, out: Path) -> None:
+        self._config, self._definition, self._data, self._out = config, definition, data, out
+        self._holdouts = _held_out(config.holdouts)
+        self._recipes = closure_of_needs(config.recipes)
+        self.steps: list[Step] = []
+        self.twins = {str(holdout.protocol): f"bundle@{holdout}" for holdout in self._holdouts if holdout.protocol}
+        self.refit = config.refit or "none" in config.holdouts
+        for holdout in reversed(self._holdouts):  # the first last: without a refit its bundle names the others
+            self._add_branch(str(holdout), holdout)
+        if self.refit:
+            self._add_branch(ALL, Holdout("none"))
+        self.served = f"bundle@{ALL if self.refit else self._holdouts[0]}"
+
+    def _add_branch(self, branch: str, holdout: Holdout) -> None:
+        everything = branch == ALL
+        prepared = f"prepare@{branch}"
+        self.steps.append(
+            Step(
+                name=prepared,
+                work=PrepareWork(self._data, str(holdout), self._definition, everything),
+                config={"definition": self._definition.model_dump(mode="json"), "holdout": str(holdout)},
+                code=code_digest("pipelines.prepared", PREPARING),
+            )
+        )
+        for name in self._recipes:
+            self._add_fit(name, branch, f"fit:{name}@{self._holdouts[0]}" if everything else None)
+        if everything or holdout.protocol is not None:
+            self._add_bundle(branch, self._twins_of(branch))
+
+    def _twins_of(self, branch: str) -> dict[str, str]:
+        """The bundles that answer for protocols that this branch has seen the test of."""
+        if branch == ALL:
+            return self.twins
+        first = branch == str(self._holdouts[0]) and not self.refit
+        return {protocol: step for protocol, step in self.twins.items() if first and step != f"bundle@{branch}"}
+
+    def _add_fit(self, name: str, branch: str, twin: str | None) -> None:
+        recipe, config = RECIPES[name], self._config.of(name)
+        needs = {need: f"fit:{need}@{branch}" for need in recipe.needs}
+        light = name in self._config.light
+        self.steps.append(
+            Step(
+                name=f"fit:{name}@{branch}",
+                work=FitWork(recipe, config, self._config.seed, f"prepare@{branch}", needs, twin),
+                config={"recipe": config.model_dump(mode="json"), "seed": self._config.seed},
+                inputs=(f"prepare@{branch}", *needs.values(), *([twin] if twin else [])),
+                cpus=1 if light else 0,
+                gpus=0 if light else 1,
+                code=code_digest(_module_of(recipe), LEARNING),
+            )
+        )
+
+    def _add_bundle(self, branch: str, twins: Mapping[str, str]) -> None:
+        fits = tuple(f"fit:{name}@{branch}" for name in self._recipes)
+        recorded = self._config.recorded(self._recipes)
+        self.steps.append(
+            Step(
+                name=f"bundle@{branch}",
+                work=BundleWork(self._out / BUNDLES_FOLDER, recorded, f"prepare@{branch}", fits, twins),
+                config=recorded,
+                inputs=(f"prepare@{branch}", *fits, *twins.values()),
+                code=code_digest("recsys.bundle.publish", BUNDLING),
+            )
+        )
+
+
+def closure_of_needs(names: Sequence[str]) -> list[str]:
+    """The recipes named and all they need, each after its needs.
+
+    Raises:
+        ConfigError: for a name that is no recipe, or recipes that need each other in a circle.
+    """
+    ordered: list[str] = []
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        if name not in RECIPES:
+            asked = f"{above[-1]} needs {name!r}" if above else f"recipe {name!r}"
+            raise ConfigError(f"{asked}: there is no such recipe; there are: {', '.join(RECIPES)}")
+        if name in above:
+            raise ConfigError(f"recipes need each other in a circle: {' → '.join((*above, name))}")
+        for need in RECIPES[name].needs:
+            add(need, (*above, name))
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in names:
+        add(name, ())
+    if not ordered:
+        raise ConfigError(f"there is no recipe to fit; name some of: {', '.join(RECIPES)}")
+    return ordered
+
+
+def _held_out(texts: Sequence[str]) -> list[Holdout]:
+    """The hold-outs to fit twins for; with none that has a test, one that chooses epochs alone."""
+    holdouts = list(dict.fromkeys(Holdout.parse(text) for text in texts))
+    tested = [holdout for holdout in holdouts if holdout.protocol is not None]
+    protocols = [holdout.protocol for holdout in tested]
+    if len(set(protocols)) < len(protocols):
+        given = " and ".join(f"--holdout {holdout}" for holdout in tested)
+        raise UsageError(f"{given}: one hold-out a protocol; train the other one into another --out")
+    return tested or [Holdout("none")]
+
+
+def _module_of(recipe: Recipe) -> str:
+    module = inspect.getmodule(type(recipe))
+    return module.__name__ if module is not None else type(recipe).__module__

@@ -1,0 +1,145 @@
+"""What the steps of a training run do: prepare the data, fit a recipe, assemble a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+import recsys
+from pipelines.prepared import Prepared, prepare
+from pipelines.step import LEAVES, Result, StepContext, read_done
+from recsys.bundle.component import components_below
+from recsys.bundle.manifest import FEATURES_FOLDER, USERS_FOLDER, DatasetReference, Manifest, SplitReference
+from recsys.bundle.publish import assemble, verify
+from recsys.bundle.users import write_users
+from recsys.config import Config
+from recsys.data.dataset import Dataset
+from recsys.data.splits import Holdout
+from recsys.errors import BundleError
+from recsys.features.definition import FeatureDefinition
+from recsys.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareWork:
+    """Step `prepare@H`: split the data, fit and encode the features."""
+
+    data: Path
+    holdout: str
+    definition: FeatureDefinition
+    everything: bool
+
+    def __call__(self, context: StepContext) -> Result:
+        """Writes what pipelines.prepared opens."""
+        info = prepare(
+            Dataset.open(self.data),
+            Holdout.parse(self.holdout),
+            self.definition,
+            context.out,
+            everything=self.everything,
+        )
+        return {"train": info.train, "validation": info.validation}
+
+
+@dataclass(frozen=True, slots=True)
+class FitWork:
+    """Step `fit:<recipe>@H`: fit one recipe.
+
+    Attributes:
+        recipe, config: what to fit and how.
+        prepared: name of the step with the data.
+        needs: recipe name → name of the step with its output.
+        twin: name of the step whose number of epochs a refit takes over.
+    """
+
+    recipe: Recipe
+    config: Config
+    seed: int
+    prepared: str
+    needs: Mapping[str, str]
+    twin: str | None
+
+    def __call__(self, context: StepContext) -> Result:
+        """Writes components/ and returns the recipe's metrics."""
+        data = Prepared.open(context.inputs[self.prepared])
+        view = data.view(epochs=self._epochs(context), seed=self.seed, threads=context.threads, device=context.device)
+        inputs = {name: context.inputs[step] for name, step in self.needs.items()}
+        metrics = self.recipe.fit(self.config, view, inputs, context.out, context.progress)
+        return dict(metrics)
+
+    def _epochs(self, context: StepContext) -> int | None:
+        done = None if self.twin is None else read_done(context.inputs[self.twin])
+        epochs = None if done is None else done.result.get("epochs")
+        return int(epochs) if isinstance(epochs, int | float) else None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleWork:
+    """Step `bundle@H`: assemble a bundle from the fitted components, and verify it.
+
+    Attributes:
+        bundles: where versions lie.
+        config: the configuration that the manifest records.
+        prepared: name of the step with the data.
+        fits: names of the steps with components, in the order of the recipes.
+        twins: protocol → name of the step with that twin.
+    """
+
+    bundles: Path
+    config: Mapping[str, JsonValue]
+    prepared: str
+    fits: tuple[str, ...]
+    twins: Mapping[str, str]
+
+    def __call__(self, context: StepContext) -> Result:
+        """Leaves bundles/<version> and returns the version."""
+        data = Prepared.open(context.inputs[self.prepared])
+        components = [path for fit in self.fits for path in components_below(context.inputs[fit])]
+        context.progress.update(0, 2, "assembling")
+        path = assemble(self.bundles, self._manifest(data, context), components, _content_writer(data))
+        context.progress.update(1, 2, "verifying")
+        verify(path)
+        # the step's folder takes its final name beside its temporary one, so the way from it is the same
+        return {"version": path.name, LEAVES: os.path.relpath(path, context.out)}
+
+    def _manifest(self, data: Prepared, context: StepContext) -> Manifest:
+        return Manifest(
+            version="",
+            created="",
+            package_version=recsys.__version__,
+            feature_set_hash=data.features.hash,
+            catalogue_hash=data.catalogue.hash,
+            dataset=DatasetReference(name=data.info.dataset, content_hash=data.info.content_hash),
+            split=SplitReference(
+                holdout=data.info.holdout,
+                protocol=data.info.protocol,
+                cut_off_ms=data.info.cut_off_ms,
+                refit=data.info.everything,
+            ),
+            feature_definition=data.features.definition.model_dump(mode="json"),
+            config=dict(self.config),
+            twins={protocol: _version(context.inputs[step]) for protocol, step in self.twins.items()},
+            files={},
+        )
+
+
+def _content_writer(data: Prepared) -> Callable[[Path], None]:
+    """Writes items, features and users of a bundle."""
+
+    def write(folder: Path) -> None:
+        data.catalogue.save(folder)
+        data.features.save(folder / FEATURES_FOLDER)
+        write_users(folder / USERS_FOLDER, interactions=data.known(), catalogue=data.catalogue, users=data.users())
+
+    return write
+
+
+def _version(bundle_step: Path) -> str:
+    done = read_done(bundle_step)
+    if done is None:
+        raise BundleError(f"{bundle_step}: its bundle is gone; run `recsys train` again")
+    return str(done.result["version"])
