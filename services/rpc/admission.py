@@ -39,7 +39,12 @@ class Admission:
         self._limit = limit
         self._default_deadline = default_deadline
         self._measurements = measurements
+        self._closed = False
         self.in_flight = 0
+
+    def close(self) -> None:
+        """Refuses every call from now on, with a code that sends clients to another server."""
+        self._closed = True
 
     async def admit(
         self,
@@ -49,6 +54,8 @@ class Admission:
         answer: Callable[[Request, Deadline], Awaitable[Response]],
     ) -> Response:
         """Answers one call, or refuses it with the code of its error."""
+        if self._closed:
+            await self._refuse(rpc, request, context, StatusCode.UNAVAILABLE, "the server is stopping; ask another")
         started = time.perf_counter()
         code = "OK"
         self.in_flight += 1

@@ -7,6 +7,7 @@ import gc
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -44,6 +45,7 @@ SERVER_OPTIONS: Final = (
 )
 _LAST_BYTES_SECONDS: Final = 0.25
 """What answers that are written already may take to leave."""
+_REFUSING_SECONDS: Final = 0.2
 _DRAIN_POLL_SECONDS: Final = 0.01
 
 
@@ -129,15 +131,19 @@ class Worker:
         self._stop.set()
 
     async def _drain(self, server: grpc.aio.Server) -> None:
-        """Tells load balancers, takes calls a moment longer, finishes those in flight."""
+        """Tells load balancers, takes calls a moment longer, refuses new ones, finishes those in flight.
+
+        New calls are refused before the server stops, since stopping would break off those that have
+        arrived but not begun, with a code that clients do not try again on.
+        """
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_notice_seconds)
-        stopping = asyncio.create_task(server.stop(self._settings.drain_seconds))
-        # A watcher of the health service never ends by itself, so the grace is cut short once all calls are answered.
-        while self._admission.in_flight and not stopping.done():
+        self._admission.close()
+        await asyncio.sleep(_REFUSING_SECONDS)
+        end = time.monotonic() + self._settings.drain_seconds
+        while self._admission.in_flight and time.monotonic() < end:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         await server.stop(_LAST_BYTES_SECONDS)
-        await stopping
 
 
 async def serve(sock: socket.socket) -> int:

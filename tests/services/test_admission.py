@@ -128,3 +128,12 @@ async def test_an_abandoned_call_stops_and_leaves_its_place(admission: Admission
         await call
     assert admission.in_flight == 0
     assert admission._measurements.counters[CALLS, ("Recall", "CANCELLED")] == 1
+
+
+async def test_a_stopping_server_sends_callers_to_another_one(admission: Admission) -> None:
+    admission.close()
+    context = Context()
+    with pytest.raises(AbortError):
+        await admit(admission, raising(ZeroDivisionError()), context)
+    assert context.aborted is not None
+    assert context.aborted[0] is StatusCode.UNAVAILABLE

@@ -137,7 +137,7 @@ def test_filters_and_attributes(engine: Engine) -> None:
     seventies = (AttributeFilter("year", min=1970, max=1979),)
     answer = recall(engine, filters=seventies, attributes=("title", "year"))
     assert answer.attributes is not None
-    found = {item: values for item, values in zip(answer.items.ids.tolist(), answer.attributes, strict=True)}
+    found = dict(zip(answer.items.ids.tolist(), answer.attributes, strict=True))
     assert found == {10: {"title": "Alien", "year": "1979"}, 50: {"title": "Eraserhead", "year": "1977"}}
 
 
