@@ -56,14 +56,22 @@ class Rejected:
 
 def passing(frame: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame:
     """The rows that fail no check."""
-    return frame.filter(~_fails(checks))
+    return frame.filter(~_fails(checks)) if checks else frame
 
 
-def failing(table: RawTable, checks: Sequence[Check]) -> Rejected:
-    """Counts the rows that fail a check and keeps them with the first reason."""
-    total, count = table.frame.select(pl.len(), _fails(checks).sum().alias("bad")).collect(engine="streaming").row(0)
+def failing(table: RawTable, checks: Sequence[Check], total: int) -> Rejected:
+    """Counts the rows that fail a check and keeps them with the first reason.
+
+    Args:
+        table: the rows.
+        checks: what may be wrong; none when nothing can be.
+        total: rows of the file, of which earlier checks may have left some out already.
+    """
+    count = 0
+    if checks:
+        count = int(table.frame.select(_fails(checks).sum()).collect(engine="streaming").item())
     if not count:
-        return Rejected(table.file, int(total), 0, pl.DataFrame(schema=REJECTED_SCHEMA))
+        return Rejected(table.file, total, 0, pl.DataFrame(schema=REJECTED_SCHEMA))
     failed = [f"__failed_{index}" for index in range(len(checks))]
     reasons = [pl.when(name).then(check.reason) for name, check in zip(failed, checks, strict=True)]
     rows = (
@@ -78,7 +86,7 @@ def failing(table: RawTable, checks: Sequence[Check]) -> Rejected:
         )
         .collect()
     )
-    return Rejected(table.file, int(total), int(count), rows)
+    return Rejected(table.file, total, count, rows)
 
 
 def refuse_too_many(rejected: Rejected, max_rejected: float, keep_at: Path) -> None:
@@ -105,4 +113,4 @@ def refuse_too_many(rejected: Rejected, max_rejected: float, keep_at: Path) -> N
 
 
 def _fails(checks: Sequence[Check]) -> pl.Expr:
-    return pl.any_horizontal(check.fails.fill_null(False) for check in checks)
+    return pl.any_horizontal(check.fails.fill_null(False) for check in checks).alias("fails")

@@ -30,12 +30,12 @@ class TimeRule:
     Attributes:
         kind: real times, or only an order.
         note: how times were read, for people.
-        rule: None where the order of the file is all there is.
+        rules: of the column that says so; none where the order of the rows is all there is.
     """
 
     kind: TimeKind
     note: str
-    rule: ColumnRule | None
+    rules: tuple[ColumnRule, ...] = ()
 
 
 def time_rule(table: RawTable) -> TimeRule:
@@ -44,11 +44,11 @@ def time_rule(table: RawTable) -> TimeRule:
     if TIMESTAMP_MS in kinds:
         plan, kind = plan_times(table, TIMESTAMP_MS), kinds[TIMESTAMP_MS]
         value = plan.milliseconds(TIMESTAMP_MS, kind).alias(TIMESTAMP_MS)
-        return TimeRule("real", plan.unit, ColumnRule(plan.checks(TIMESTAMP_MS, kind), value))
+        return TimeRule("real", plan.unit, (ColumnRule(plan.checks(TIMESTAMP_MS, kind), value),))
     if ORDER in kinds:
         target = pl.Int64() if kinds[ORDER].is_integer() else pl.Float64()
-        return TimeRule("order", "the order that its column gives", _number_rule(ORDER, target, required=True))
-    return TimeRule("order", "the order of rows", None)
+        return TimeRule("order", "the order that its column gives", (_number_rule(ORDER, target, required=True),))
+    return TimeRule("order", "the order of rows")
 
 
 def column_rules(table: RawTable, event_names: Mapping[str, str]) -> list[ColumnRule]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -58,36 +58,77 @@ class IdPlan:
         return checks
 
 
-def plan_ids(tables: Sequence[tuple[RawTable, str]], id_column: str, policy: IdPolicy, max_rejected: float) -> IdPlan:
-    """Looks at every id of one kind and decides what they are.
+@dataclass(frozen=True, slots=True)
+class IdCounts:
+    """What a look at the id columns of one table has shown.
+
+    Attributes:
+        total: rows of the table.
+        rows: those that could be taken apart.
+        given: for each id column, how many of these have a value.
+        integers: for each id column, how many of these values are integers.
+    """
+
+    total: int
+    rows: int
+    given: Mapping[str, int]
+    integers: Mapping[str, int]
+
+
+def count_ids(table: RawTable, columns: Sequence[str]) -> IdCounts:
+    """Looks at all id columns of a table in one pass.
+
+    Raises:
+        DataError: for a column of a type that ids cannot have.
+    """
+    kinds = table.columns()
+    sound = pl.col(MALFORMED).is_null()
+    exprs = [pl.len().alias("total"), sound.sum().alias("rows")]
+    for column in columns:
+        exprs.append((sound & as_text(column, kinds[column]).is_not_null()).sum().alias(f"given_{column}"))
+        exprs.append((sound & as_integer(column, kinds[column]).is_not_null()).sum().alias(f"integers_{column}"))
+    found = table.frame.select(exprs).collect(engine="streaming").row(0, named=True)
+    return IdCounts(
+        found["total"],
+        found["rows"],
+        {column: found[f"given_{column}"] for column in columns},
+        {column: found[f"integers_{column}"] for column in columns},
+    )
+
+
+def plan_ids(
+    tables: Sequence[tuple[RawTable, str, IdCounts]], id_column: str, policy: IdPolicy, max_rejected: float
+) -> IdPlan:
+    """Decides what the ids of one kind are, from every value there is.
 
     With "auto" they are integers when (nearly) all look like integers written the usual way, and
     strings when most do not. What lies between is not guessed.
 
     Args:
-        tables: where the ids stand, each with the column's name.
+        tables: where the ids stand: a table, the column's name, and what a look at it has shown.
         id_column: what they identify, for messages and for the dictionary.
         policy: what the user said they are.
         max_rejected: share of rows that may be rejected for not being integers.
 
     Raises:
-        DataError: when the ids are neither the one nor the other, a column has a type that ids
-            cannot have, or two strings have the same hash.
+        DataError: when the ids are neither the one nor the other, or two strings have the same hash.
     """
-    counts = _Counts(0, 0, 0)
-    for table, column in tables:
-        counts = counts.plus(_count(table, column))
-    kind = policy if policy != "auto" else _decide(counts, max_rejected)
+    rows = sum(counts.rows for _, _, counts in tables)
+    given = sum(counts.given[column] for _, column, counts in tables)
+    integers = sum(counts.integers[column] for _, column, counts in tables)
+    kind = policy if policy != "auto" else _decide(given, integers, max_rejected)
     if kind is None:
         raise DataError(
-            f"{id_column}: {counts.given - counts.integers:,} of {counts.given:,} values are not integers, such as "
+            f"{id_column}: {given - integers:,} of {given:,} values are not integers, such as "
             f"{', '.join(map(repr, _not_integers(tables)))}; correct them, or say --ids string to take ids as text"
         )
     if kind == "integer":
-        return IdPlan("integer", clean=counts.integers == counts.rows)
-    keys = [_well_formed(table).select(as_text(column, table.columns()[column]).alias(KEY)) for table, column in tables]
+        return IdPlan("integer", clean=integers == rows)
+    keys = [
+        _well_formed(table).select(as_text(column, table.columns()[column]).alias(KEY)) for table, column, _ in tables
+    ]
     distinct = pl.concat(keys).unique().collect(engine="streaming")[KEY]
-    return IdPlan("string", key_dictionary(distinct, id_column), clean=counts.given == counts.rows)
+    return IdPlan("string", key_dictionary(distinct, id_column), clean=given == rows)
 
 
 def as_text(column: str, kind: pl.DataType) -> pl.Expr:
@@ -122,38 +163,20 @@ def _whole(value: pl.Expr) -> pl.Expr:
     return pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False))
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """Rows that could be taken apart, those with an id, and those whose id is an integer."""
-
-    rows: int
-    given: int
-    integers: int
-
-    def plus(self, other: _Counts) -> _Counts:
-        return _Counts(self.rows + other.rows, self.given + other.given, self.integers + other.integers)
-
-
-def _count(table: RawTable, column: str) -> _Counts:
-    kind = table.columns()[column]
-    given, integers = as_text(column, kind).count().alias("given"), as_integer(column, kind).count().alias("integers")
-    return _Counts(*_well_formed(table).select(pl.len(), given, integers).collect(engine="streaming").row(0))
-
-
-def _decide(counts: _Counts, max_rejected: float) -> IdKind | None:
+def _decide(given: int, integers: int, max_rejected: float) -> IdKind | None:
     """The kind that the ids clearly are; None when they are neither."""
-    if counts.given - counts.integers <= max_rejected * counts.given:
+    if given - integers <= max_rejected * given:
         return "integer"
-    return "string" if counts.integers < _MOSTLY * counts.given else None
+    return "string" if integers < _MOSTLY * given else None
 
 
 def _well_formed(table: RawTable) -> pl.LazyFrame:
     return table.frame.filter(pl.col(MALFORMED).is_null())
 
 
-def _not_integers(tables: Sequence[tuple[RawTable, str]]) -> list[str]:
+def _not_integers(tables: Sequence[tuple[RawTable, str, IdCounts]]) -> list[str]:
     found: list[str] = []
-    for table, column in tables:
+    for table, column, _ in tables:
         kind = table.columns()[column]
         text = as_text(column, kind)
         bad = _well_formed(table).filter(text.is_not_null(), as_integer(column, kind).is_null())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -12,8 +13,8 @@ from recsys.columns import CLICK_ID, CREATED_MS, EVENT_ID, ITEM_ID, TIMESTAMP_MS
 from recsys.data.attributes import type_attributes
 from recsys.data.checks import WELL_FORMED, Check, Rejected, failing, passing, refuse_too_many
 from recsys.data.dataset import Dataset, check_replaceable, write_dataset
-from recsys.data.event_columns import TimeRule, column_rules, time_rule
-from recsys.data.id_columns import IdPlan, IdPolicy, plan_ids
+from recsys.data.event_columns import ColumnRule, column_rules, time_rule
+from recsys.data.id_columns import IdCounts, IdPlan, IdPolicy, count_ids, plan_ids
 from recsys.data.readers import READERS
 from recsys.data.readers.raw import ORDER, PLACE, ROW, RawData, RawTable, ReaderOptions
 from recsys.data.timestamps import plan_times
@@ -21,6 +22,8 @@ from recsys.errors import UsageError
 
 Report = Callable[[str], None]
 """Told in a few words what is being done."""
+_ID_COLUMNS: Final = (USER_ID, ITEM_ID, EVENT_ID, CLICK_ID)
+
 Reject = Callable[[Rejected], None]
 """Takes note of rows that are left out; raises when they are too many."""
 
@@ -113,13 +116,13 @@ def build_dataset(
             rejected.append(found)
 
     report("looking at ids and times")
-    plans = {
-        USER_ID: _plan(USER_ID, raw.events, raw.users, options),
-        ITEM_ID: _plan(ITEM_ID, raw.events, raw.items, options),
-    }
-    report("checking events")
+    counts = count_ids(raw.events, [name for name in _ID_COLUMNS if name in raw.events.columns()])
+    plans = _id_plans(raw, counts, options)
     time = time_rule(raw.events)
-    events = _events(raw.events, plans, time, options, reject)
+    report("checking events")
+    events = _events(raw.events, counts, plans, [*column_rules(raw.events, options.event_names), *time.rules], reject)
+    if time.kind == "order":
+        events = _with_positions(events)
     items = None if raw.items is None else _entities(raw.items, ITEM_ID, plans[ITEM_ID], reject)
     users = None if raw.users is None else _entities(raw.users, USER_ID, plans[USER_ID], reject)
     report("sorting and writing")
@@ -138,71 +141,69 @@ def build_dataset(
     return Imported(dataset, rejected, time.note)
 
 
-def _plan(column: str, events: RawTable, attributes: RawTable | None, options: ImportOptions) -> IdPlan:
-    tables = [(events, column)] + ([] if attributes is None else [(attributes, column)])
-    return plan_ids(tables, column, options.ids, options.max_rejected)
+def _id_plans(raw: RawData, counts: IdCounts, options: ImportOptions) -> dict[str, IdPlan]:
+    """How each id column of the events is read; events and the clicks that they name share their ids."""
 
+    def plan(columns: list[str], attributes: RawTable | None, policy: IdPolicy) -> IdPlan:
+        tables = [(raw.events, column, counts) for column in columns]
+        if attributes is not None:
+            tables.append((attributes, columns[0], count_ids(attributes, columns)))
+        return plan_ids(tables, columns[0], policy, options.max_rejected)
 
-def _event_id_plans(table: RawTable, options: ImportOptions) -> dict[str, IdPlan]:
-    """Ids of events, which clicks and the conversions that follow from them share."""
-    columns = [column for column in (EVENT_ID, CLICK_ID) if column in table.columns()]
-    if not columns:
-        return {}
-    plan = plan_ids([(table, column) for column in columns], EVENT_ID, "auto", options.max_rejected)
-    return dict.fromkeys(columns, plan)
+    plans = {USER_ID: plan([USER_ID], raw.users, options.ids), ITEM_ID: plan([ITEM_ID], raw.items, options.ids)}
+    own = [column for column in (EVENT_ID, CLICK_ID) if column in counts.given]
+    return plans | (dict.fromkeys(own, plan(own, None, "auto")) if own else {})
 
 
 def _events(
-    table: RawTable, plans: dict[str, IdPlan], time: TimeRule, options: ImportOptions, reject: Reject
+    table: RawTable, counts: IdCounts, plans: dict[str, IdPlan], rules: Sequence[ColumnRule], reject: Reject
 ) -> pl.LazyFrame:
     """The usable events, their values in the dataset's terms."""
     kinds = table.columns()
-    plans = plans | _event_id_plans(table, options)
-    rules = column_rules(table, options.event_names) + ([] if time.rule is None else [time.rule])
-    checks = [WELL_FORMED]
+    checks = [] if counts.rows == counts.total else [WELL_FORMED]
     for column, plan in plans.items():
         checks += plan.checks(column, kinds[column], required=column != CLICK_ID)
     for rule in rules:
         checks += rule.checks
-    reject(failing(table, checks))
+    reject(failing(table, checks, counts.total))
     frame = passing(table.frame, checks).with_columns(rule.value for rule in rules)
     for column, plan in plans.items():
         frame = plan.encode(frame, column)
-    frame = _with_event_ids(RawTable(table.file, frame), reject)
-    return frame if time.kind == "real" else _with_positions(frame, ordered=time.rule is not None)
+    return _with_event_ids(RawTable(table.file, frame), counts.total, reject)
 
 
-def _with_event_ids(table: RawTable, reject: Reject) -> pl.LazyFrame:
+def _with_event_ids(table: RawTable, total: int, reject: Reject) -> pl.LazyFrame:
     """Events with an id each: their own, of which the first counts, or the number of their row."""
     if EVENT_ID not in table.columns():
         return table.frame.with_columns(pl.col(ROW).alias(EVENT_ID))
     repeated = [Check(~pl.col(EVENT_ID).is_first_distinct(), pl.lit("its event_id stands in an earlier row"))]
-    reject(failing(table, repeated))
+    reject(failing(table, repeated, total))
     return passing(table.frame, repeated)
 
 
-def _with_positions(frame: pl.LazyFrame, *, ordered: bool) -> pl.LazyFrame:
+def _with_positions(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Events with the 0-based position in their user's history for a time."""
-    if ordered:
+    if ORDER in frame.collect_schema():
         frame = frame.sort(ORDER, maintain_order=True)
     return frame.with_columns(pl.int_range(pl.len()).over(USER_ID).alias(TIMESTAMP_MS))
 
 
 def _entities(table: RawTable, id_column: str, plan: IdPlan, reject: Reject) -> pl.DataFrame:
     """A table of items or users: Int64 ids, each once, and typed attributes."""
-    raw = RawTable(table.file, table.frame.collect().lazy(), table.typed)
+    rows = table.frame.collect()
+    raw = RawTable(table.file, rows.lazy(), table.typed)
     checks = [WELL_FORMED, *plan.checks(id_column, raw.columns()[id_column])]
     if CREATED_MS in raw.columns():
         times = plan_times(raw, CREATED_MS)
         created = times.milliseconds(CREATED_MS, raw.columns()[CREATED_MS])
         checks += times.checks(CREATED_MS, raw.columns()[CREATED_MS], required=False)
-    reject(failing(raw, checks))
+    reject(failing(raw, checks, rows.height))
     frame = passing(raw.frame, checks)
     if CREATED_MS in raw.columns():
         frame = frame.with_columns(created.alias(CREATED_MS))
     encoded = RawTable(table.file, plan.encode(frame, id_column))
     repeated = [Check(~pl.col(id_column).is_first_distinct(), pl.lit(f"its {id_column} stands in an earlier row"))]
-    reject(failing(encoded, repeated))
-    rows = passing(encoded.frame, repeated).collect()
-    attributes = type_attributes(rows.drop(*PLACE, id_column), typed=table.typed, source=str(table.file))
-    return attributes.insert_column(0, rows[id_column])
+    reject(failing(encoded, repeated, rows.height))
+    kept = passing(encoded.frame, repeated).collect()
+    attributes = type_attributes(kept.drop(*PLACE, id_column), typed=table.typed, source=str(table.file))
+    return attributes.insert_column(0, kept[id_column])

@@ -6,20 +6,24 @@ from typing import Any
 import polars as pl
 import pytest
 
-from recsys.data.id_columns import plan_ids
+from recsys.data.id_columns import IdPlan, count_ids, plan_ids
 from recsys.data.readers.raw import MALFORMED, RawTable
 from recsys.data.string_ids import hash_key
 from recsys.errors import DataError
 
 
-def table(values: list[Any], kind: Any = None) -> tuple[RawTable, str]:
+def table(values: list[Any], kind: Any = None) -> RawTable:
     frame = pl.DataFrame({"id": pl.Series(values, dtype=kind)}).with_columns(pl.lit(None, pl.String).alias(MALFORMED))
-    return RawTable(Path("log.csv"), frame.lazy()), "id"
+    return RawTable(Path("log.csv"), frame.lazy())
 
 
-def ids(values: list[Any], kind: Any = None, policy: Any = "auto", max_rejected: float = 0.01) -> list[int | None]:
+def plan(tables: list[RawTable], policy: Any = "auto") -> IdPlan:
+    return plan_ids([(raw, "id", count_ids(raw, ["id"])) for raw in tables], "id", policy, 0.01)
+
+
+def ids(values: list[Any], kind: Any = None, policy: Any = "auto") -> list[int | None]:
     raw = table(values, kind)
-    return plan_ids([raw], "id", policy, max_rejected).encode(raw[0].frame, "id").collect()["id"].to_list()
+    return plan([raw], policy).encode(raw.frame, "id").collect()["id"].to_list()
 
 
 def test_what_looks_like_an_integer_stays_one() -> None:
@@ -55,8 +59,8 @@ def test_the_user_may_say_what_ids_are() -> None:
 
 def test_ids_of_two_tables_are_of_one_kind() -> None:
     events, attributes = table(["1", "2"]), table(["x", "y", "z"])
-    assert plan_ids([events, attributes], "id", "auto", 0.01).kind == "string"
-    assert plan_ids([events, table([1, 2, 3])], "id", "auto", 0.01).kind == "integer"
+    assert plan([events, attributes]).kind == "string"
+    assert plan([events, table([1, 2, 3])]).kind == "integer"
 
 
 def test_a_type_that_no_id_has_is_refused() -> None:
