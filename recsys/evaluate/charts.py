@@ -82,7 +82,7 @@ def curves(
 ) -> str:
     """Lines over a logarithmic x (positive, ascending), each named at its right end."""
     height, left, top, bottom = 360, 48, 12, 46
-    right = 18 + _CHARACTER * max(len(line.label) for line in lines)
+    right = 26 + _CHARACTER * max(len(line.label) for line in lines)
     marks = ticks(max(v for line in lines for v in line.values if v is not None))
     low, span = math.log(xs[0]), math.log(xs[-1]) - math.log(xs[0])
 
@@ -93,7 +93,7 @@ def curves(
         return height - bottom - (height - top - bottom) * value / marks[-1]
 
     parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in marks]
-    parts += [_tick_x(x(mark), height - bottom, f"{mark:g}") for mark in _MARKS if xs[0] <= mark <= xs[-1]]
+    parts += [_tick_x(x(mark), height - bottom, f"{mark:.2g}" if mark < 100 else f"{mark:g}") for mark in _marks(xs)]
     parts.append(_text((left + width - right) / 2, height - 6, x_label, "tick middle"))
     ends = _spread([y(line.values[-1] or 0.0) for line in lines], 15.0, top, height - bottom)
     for line, end in zip(lines, ends, strict=True):
@@ -109,7 +109,7 @@ def categories(
 ) -> str:
     """Points over named groups, joined by lines, with the interval of each point."""
     height, left, top, bottom = 330, 48, 12, 62
-    right = 18 + _CHARACTER * max(len(line.label) for line in lines)
+    right = 26 + _CHARACTER * max(len(line.label) for line in lines)
     highs = [high for line in lines for pair in line.intervals if pair for high in pair]
     marks = ticks(max([v for line in lines for v in line.values if v is not None] + highs))
     step = (width - left - right) / len(names)
@@ -140,6 +140,12 @@ def categories(
         parts.append(_leader(points[-1], (width - right + 10, end), line.kind))
         parts.append(_text(width - right + 14, end + 4, line.label, f"label {line.kind}"))
     return _svg(width, height, title, description, parts)
+
+
+def _marks(xs: Sequence[float]) -> list[float]:
+    """Round numbers within a logarithmic scale; its ends where fewer than three fit."""
+    within = [mark for mark in _MARKS if xs[0] <= mark <= xs[-1]]
+    return within if len(within) > 2 else [xs[0], xs[-1]]
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -21,7 +21,7 @@ from recsys.types import Bools, Candidates, Users
 
 FINAL: Final = 10
 """Length of the list that a user sees."""
-ABLATION_EVENTS: Final = 2_000
+ABLATION_EVENTS: Final = 1_000
 """Test events on which channels are left out in turn, at most."""
 
 StageKind: TypeAlias = Literal["channel", "stage"]

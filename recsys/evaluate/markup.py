@@ -46,7 +46,7 @@ def table(columns: Sequence[str], rows: Sequence[str], caption: str) -> str:
     """A table of rows that are markup already."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return scroll(f"<table><caption>{escape(caption)}</caption>{body}</table>", caption or "table")
+    return scroll(f"<table><caption><span>{escape(caption)}</span></caption>{body}</table>", caption or "table")
 
 
 def row(cells: Sequence[str], kind: str = "") -> str:
@@ -59,6 +59,11 @@ def row(cells: Sequence[str], kind: str = "") -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """A number as tables show it; a dash for none."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference, with a true minus sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -83,7 +83,7 @@ def evaluate(
     progress.start("latency", 1)
     measured = latencies(first.bundle.cascade, first.events, dataset.users(), config.latency_users)
     report = _as_json(asked, dataset, results, measured, provenance, time.perf_counter() - started)
-    added = [section for bundle in bundles.values() for section in _added(bundle, sections or {}, report)]
+    added = _added(bundles, sections or {}, report)
     parts = _parts(dataset, results, measured, added)
     page = template.render(head=_head(asked, dataset, results, provenance, report), parts=parts)
     write_text(out / REPORT_HTML, page + "\n")
@@ -119,10 +119,17 @@ def _as_json(
     }
 
 
-def _added(bundle: Bundle, sections: Mapping[str, SectionMaker], report: Mapping[str, Any]) -> list[Section]:
-    """What recipes say of the components of one bundle."""
-    folders = {name: bundle.path / COMPONENTS_FOLDER / name for name in bundle.components if name in sections}
-    return [section for name, folder in folders.items() for section in sections[name](folder, report)]
+def _added(
+    bundles: Mapping[str, Bundle], sections: Mapping[str, SectionMaker], report: Mapping[str, Any]
+) -> list[Section]:
+    """What recipes say of the components of each bundle."""
+    added: list[Section] = []
+    for protocol, bundle in bundles.items():
+        of = f", {PROTOCOL_TITLES[protocol].lower()}" if len(bundles) > 1 else ""
+        for name in sorted(sections.keys() & bundle.components.keys()):
+            made = sections[name](bundle.path / COMPONENTS_FOLDER / name, report)
+            added += [replace(section, title=section.title + of) for section in made]
+    return added
 
 
 def _template() -> Template:
@@ -252,7 +259,7 @@ def _facts(
         ("Hold-out", ", ".join(result.holdout for result in results), False),
         ("Data", f"{counts.events:,} events, {counts.users:,} users, {counts.items:,} items", False),
         ("Data hash", dataset.info.content_hash[:16], False),
-        ("Date", provenance.date, False),
+        ("Date", provenance.date.replace("T", " ").replace("+00:00", " UTC"), False),
         ("Duration", f"{report['cost']['seconds']:.0f} s, at most {report['cost']['peak_memory_mib']:,.0f} MiB", False),
         ("Machine", provenance.machine, False),
         ("Code", provenance.commit, False),

@@ -13,7 +13,7 @@ from recsys.evaluate.baselines import BASELINES
 from recsys.evaluate.examples import Example, Shown
 from recsys.evaluate.funnel import FINAL, Ablation, Funnel, FunnelStage
 from recsys.evaluate.latency import LENGTH, Latency
-from recsys.evaluate.markup import micros, number, pair, panel, percent, row, table
+from recsys.evaluate.markup import micros, number, pair, panel, percent, row, signed, table
 from recsys.evaluate.metrics import DEPTH, recall_curve
 from recsys.evaluate.results import ModelResult, Slice
 from recsys.evaluate.section import Block, Figure, Html, Section, Table
@@ -64,7 +64,7 @@ def _metrics_row(result: ModelResult, best: Mapping[str, float]) -> str:
         mark = ' class="best"' if value >= best[name] > 0 else ""
         cells.append(f"<span{mark}>{number(value)}</span>{_interval(result.intervals.get(name))}")
     lead = result.lead.get("ndcg@10")
-    cells.append("–" if lead is None else f"{lead[0]:+.4f}{_interval(lead[1], signed=True)}")
+    cells.append("–" if lead is None else f"{signed(lead[0])}{_signed_interval(lead[1])}")
     return row(cells, "" if result.contestant.kind == "baseline" else "ours")
 
 
@@ -74,11 +74,14 @@ def _tag(result: ModelResult) -> str:
     return f'<span class="tag">{words}</span>' if words else ""
 
 
-def _interval(interval: tuple[float, float] | None, *, signed: bool = False) -> str:
+def _interval(interval: tuple[float, float] | None) -> str:
     if interval is None:
         return ""
-    low, high = (f"{value:+.4f}" if signed else number(value) for value in interval)
-    return f'<span class="interval">{low} – {high}</span>'
+    return f'<span class="interval">{number(interval[0])} – {number(interval[1])}</span>'
+
+
+def _signed_interval(interval: tuple[float, float]) -> str:
+    return f'<span class="interval">{signed(interval[0])} to {signed(interval[1])}</span>'
 
 
 def comparison_section(results: Sequence[ModelResult]) -> Section:
@@ -189,7 +192,7 @@ def _ablations(funnel: Funnel, whole: Ablation) -> str:
     lines = [row(["all channels", percent(whole.merged, 2), "–", percent(whole.final, 2), "–"])]
     for one in funnel.ablations:
         merged, final = 100 * (one.merged - whole.merged), 100 * (one.final - whole.final)
-        cells = [percent(one.merged, 2), f"{merged:+.2f}", percent(one.final, 2), f"{final:+.2f}"]
+        cells = [percent(one.merged, 2), signed(merged, 2), percent(one.final, 2), signed(final, 2)]
         lines.append(row([f"without {escape(one.channel)}", *cells]))
     columns = ("Funnel", "Recall, merged", "Change, points", f"Recall, {FINAL} shown", "Change, points")
     return table(columns, lines, f"What each channel adds, on {funnel.ablation_events:,} test events.")
