@@ -97,6 +97,8 @@ def _component(directory: Path) -> ComponentInfo:
     info = read_component(directory)
     if info.name != directory.name:
         raise BundleError(f"{directory}: its {COMPONENT_FILE} is called {info.name!r}; the bundle is refused")
+    if info.kind == "calibration":
+        raise BundleError(f"component {info.name}: this version opens no calibrations; serve it with a later one")
     present, listed = set(files_below(directory, without=COMPONENT_FILE)), set(info.files)
     for name in sorted(listed - present):
         raise BundleError(f"{directory / name}: is missing; component {info.name} is refused")

@@ -67,6 +67,12 @@ def test_a_type_without_an_opener_is_refused_with_those_there_are(bundle: Path) 
         open_bundle(bundle)
 
 
+def test_a_kind_that_nothing_here_opens_is_refused_rather_than_left_out(bundle: Path) -> None:
+    rewrite(bundle, "components/item_knn/component.json", lambda info: info.update(kind="calibration"))
+    with pytest.raises(BundleError, match="item_knn: this version opens no calibrations"):
+        open_bundle(bundle)
+
+
 def test_a_scorer_of_a_channel_that_is_not_there_is_refused(bundle: Path) -> None:
     change = {"options": {"channel": "nobody"}}
     rewrite(bundle, "components/two_tower_scorer/component.json", lambda info: info.update(change))
