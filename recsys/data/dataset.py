@@ -166,46 +166,67 @@ def write_dataset(
             that holds something else.
     """
     check_replaceable(path)
-    with replacing_directory(path) as folder:
-        _write_events(events, folder / _EVENTS)
-        written = pl.scan_parquet(folder / _EVENTS)
-        by_type = _count_by_type(written)
-        item_table = _entities(items, written, ITEM_ID)
-        user_table = _entities(users, written, USER_ID)
-        tables = {_ITEMS: item_table, _USERS: user_table, _ITEM_KEYS: item_keys, _USER_KEYS: user_keys}
-        hashes = [batches_hash(EVENT_SCHEMA, _batches(folder / _EVENTS))]
-        for file_name, table in tables.items():
-            if table is not None:
-                table.write_parquet(folder / file_name, compression="zstd", statistics=True)
-                hashes.append(frame_hash(table))
-        if rejected is not None and rejected.height:
-            rejected.write_parquet(folder / REJECTED, compression="zstd")
-        info = DatasetInfo(
-            name=name,
-            time=time,
-            user_ids="integer" if user_keys is None else "string",
-            item_ids="integer" if item_keys is None else "string",
-            counts=Counts(
-                events=sum(by_type.values()),
-                users=user_table.height,
-                items=item_table.height,
-                by_type=by_type,
-                rejected=0 if rejected is None else rejected.height,
-            ),
-            content_hash=combine(hashes),
-            source=source,
-        )
-        write_text(folder / _INFO, info.model_dump_json(indent=2) + "\n")
+    try:
+        with replacing_directory(path) as folder:
+            counts, content_hash = _write_tables(folder, events, items, users, user_keys, item_keys, rejected)
+            info = DatasetInfo(
+                name=name,
+                time=time,
+                user_ids="integer" if user_keys is None else "string",
+                item_ids="integer" if item_keys is None else "string",
+                counts=counts,
+                content_hash=content_hash,
+                source=source,
+            )
+            write_text(folder / _INFO, info.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
     return Dataset.open(path)
+
+
+def _write_tables(
+    folder: Path,
+    events: pl.LazyFrame | pl.DataFrame,
+    items: pl.DataFrame | None,
+    users: pl.DataFrame | None,
+    user_keys: pl.DataFrame | None,
+    item_keys: pl.DataFrame | None,
+    rejected: pl.DataFrame | None,
+) -> tuple[Counts, str]:
+    """Writes every table of a dataset; returns how much there is, and the content hash."""
+    _write_events(events, folder / _EVENTS)
+    written = pl.scan_parquet(folder / _EVENTS)
+    by_type = _count_by_type(written)
+    item_table = _entities(items, written, ITEM_ID)
+    user_table = _entities(users, written, USER_ID)
+    tables = {_ITEMS: item_table, _USERS: user_table, _ITEM_KEYS: item_keys, _USER_KEYS: user_keys}
+    hashes = [batches_hash(EVENT_SCHEMA, _batches(folder / _EVENTS))]
+    for file_name, table in tables.items():
+        if table is not None:
+            table.write_parquet(folder / file_name, compression="zstd")
+            hashes.append(frame_hash(table))
+    if rejected is not None and rejected.height:
+        rejected.write_parquet(folder / REJECTED, compression="zstd")
+    counts = Counts(
+        events=sum(by_type.values()),
+        users=user_table.height,
+        items=item_table.height,
+        by_type=by_type,
+        rejected=0 if rejected is None else rejected.height,
+    )
+    return counts, combine(hashes)
 
 
 def check_replaceable(path: Path) -> None:
     """Refuses to write a dataset over something that is not one.
 
     Raises:
-        DataError: when `path` is a file, or a directory that is neither empty nor a dataset.
+        DataError: when `path` is a file, a directory that is neither empty nor a dataset, or not to be made.
     """
-    if not path.exists():
+    there = next(ancestor for ancestor in (path, *path.absolute().parents) if ancestor.exists())
+    if there != path:
+        if not there.is_dir():
+            raise DataError(f"{path} cannot be made: {there} is a file")
         return
     if not path.is_dir():
         raise DataError(f"{path} is a file; give a directory to write the dataset to")

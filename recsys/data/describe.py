@@ -104,7 +104,7 @@ def _kind(kind: Any) -> str:
         return "integer"
     if kind.is_float():
         return "number"
-    return {"String": "text", "Boolean": "truth value"}.get(str(kind), str(kind))
+    return {"String": "text", "Boolean": "boolean"}.get(str(kind), str(kind))
 
 
 def _first_events(dataset: Dataset, catalogue: Catalogue) -> list[dict[str, Any]]:

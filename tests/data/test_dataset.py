@@ -142,3 +142,11 @@ def test_an_unknown_key_in_dataset_json_is_refused(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(DataError, match=r"dataset.json"):
         Dataset.open(tmp_path / "d")
+
+
+def test_a_path_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"cannot be made: .*file is a file"):
+        write_toy(tmp_path / "file" / "below")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_toy(Path("/proc/nowhere"))

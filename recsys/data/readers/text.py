@@ -20,6 +20,9 @@ from recsys.errors import DataError
 
 _REPLACEMENT: Final = "\ufffd"
 _BOM: Final = "\ufeff"
+_HEAD: Final = 1 << 14
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+"""How gzip and zstd files begin."""
 _OVERFLOW: Final = "__overflow"
 _FIELDS: Final = "__fields"
 
@@ -56,11 +59,12 @@ class TextFile:
             DataError: when it is missing, a directory, empty or unreadable.
         """
         check_file(path)
+        _check_text(path)
         source: Path | bytes = path
         lossy = False
         try:
             quoted = _has_quotes(source, lossy)
-        except pl.exceptions.ComputeError as error:
+        except (pl.exceptions.PolarsError, OSError) as error:
             if "utf" not in str(error).lower():
                 raise DataError(f"{path}: cannot be read as text: {first_sentence(error)}") from None
             if latin:
@@ -204,6 +208,14 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path} does not exist")
 
 
+def _check_text(path: Path) -> None:
+    """Refuses a file that is plainly binary, such as Parquet given as pairs."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if b"\0" in head and not head.startswith(_COMPRESSED):
+        raise DataError(f"{path} is not a text file: it holds zero bytes")
+
+
 def header_names(file: TextFile, separator: str) -> list[str]:
     """Column names of the header line.
 
@@ -247,7 +259,7 @@ def _scan(source: Path | bytes, lossy: bool) -> pl.LazyFrame:
         quote_char=None,
         encoding="utf8-lossy",
         row_index_name=ROW,
-        truncate_ragged_lines=True,
+        extra_columns="ignore",
         glob=False,
     ).with_columns(pl.col(TEXT).fill_null(""))
 

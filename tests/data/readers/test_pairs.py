@@ -63,3 +63,13 @@ def test_bytes_that_are_not_utf_8_are_a_bad_line(write, import_as) -> None:
     stored = import_as("pairs", write("log.txt", content))
     assert [(line, reason) for _, line, reason, _ in stored.rejected] == [(301, "it is not valid UTF-8")]
     assert len(stored.events) == 300
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"PAR1\0\0", "is not a text file"), (gzip.compress(b"1 2\n" * 999)[:30], "cannot be read as text")],
+    ids=["binary", "cut gzip"],
+)
+def test_what_is_no_text_is_refused(write, import_as, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        import_as("pairs", write("log.txt", content))
