@@ -1,4 +1,4 @@
-"""Rows a second of `data import`, five million generated rows: `pytest -m bench -s tests/bench/test_bench_import.py`."""
+"""Rows a second of `data import`: `pytest -m bench -s tests/bench/test_bench_import.py`, five million rows each."""
 
 from __future__ import annotations
 
