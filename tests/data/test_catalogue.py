@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from recsys.columns import ITEM_ID
 from recsys.data.catalogue import Catalogue
 from recsys.data.string_ids import key_dictionary
 from recsys.errors import BundleError, RequestError
@@ -97,3 +100,28 @@ def test_the_hash_tells_catalogues_apart(toy: Catalogue) -> None:
     assert Catalogue(toy_items().with_columns(price=pl.lit(2.0))).hash != toy.hash
     keys = pl.Series([f"k{i}" for i in range(8)])
     assert Catalogue(toy_items(), keys).hash != toy.hash
+
+
+@given(
+    ids=st.sets(st.integers(-60, 60) | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=40),
+    asked=st.lists(st.integers(-70, 70) | st.integers(-(2**63), 2**63 - 1), max_size=20),
+)
+def test_rows_are_places_in_the_sorted_ids_whether_they_lie_close_or_far_apart(ids: set[int], asked: list[int]) -> None:
+    ordered = sorted(ids)
+    catalogue = Catalogue(pl.DataFrame({ITEM_ID: pl.Series(ordered, dtype=pl.Int64)}))
+    asked = asked + ordered
+    expected = [ordered.index(item) if item in ids else -1 for item in asked]
+    assert catalogue.rows_of(np.array(asked, np.int64)).tolist() == expected
+
+
+@given(
+    st.integers(-(2**63), 2**63 - 40),
+    st.sets(st.integers(0, 39), min_size=8),
+    st.lists(st.integers(-(2**63), 2**63 - 1)),
+)
+def test_ids_close_together_at_either_end_of_the_numbers(first: int, steps: set[int], asked: list[int]) -> None:
+    ordered = [first + step for step in sorted(steps)]
+    catalogue = Catalogue(pl.DataFrame({ITEM_ID: pl.Series(ordered, dtype=pl.Int64)}))
+    asked = asked + [min(max(first + step, -(2**63)), 2**63 - 1) for step in range(-3, 43)]
+    expected = [ordered.index(item) if item in ordered else -1 for item in asked]
+    assert catalogue.rows_of(np.array(asked, np.int64)).tolist() == expected
