@@ -49,7 +49,8 @@ class RunningServer:
 
     def processes(self) -> list[psutil.Process]:
         """Workers and the embedded store."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
 
     def workers(self) -> list[psutil.Process]:
         """The processes that answer calls."""
