@@ -1,0 +1,1 @@
+"""The outer layers: the gRPC service and the command line."""

@@ -1,0 +1,1 @@
+"""The `recsys` command: one file a verb group, heavy imports inside the verbs."""
