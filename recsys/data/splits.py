@@ -117,8 +117,8 @@ def _split_by_position(dataset: Dataset, holdout: Holdout, everything: Interacti
     return Split(
         holdout=holdout,
         train=everything.where(position < np.repeat(kept, lengths)),
-        validation=_targets(everything, users, kept[users]),
-        test=_targets(everything, users, kept[users] + 1) if held == 2 else None,
+        validation=_targets(everything, fresh, users, kept[users]),
+        test=_targets(everything, fresh, users, kept[users] + 1) if held == 2 else None,
         everything=everything,
         known=everything.where(position < np.repeat(known, lengths)),
         train_events=_events_before_last(dataset.events(), held),
@@ -163,8 +163,9 @@ def _split_by_time(dataset: Dataset, catalogue: Catalogue, holdout: Holdout, eve
     train = everything.where(times < cut_off)
     train_events = events.filter(pl.col(TIMESTAMP_MS) < cut_off)
     eligible = _known_items(train_events, catalogue, cut_off)
-    validation = _targets_at(everything, (times >= cut_off) & (times < test_from), eligible)
-    test = _targets_at(everything, times >= test_from, eligible)
+    fresh = everything.first_occurrence()
+    validation = _targets_at(everything, fresh, (times >= cut_off) & (times < test_from), eligible)
+    test = _targets_at(everything, fresh, times >= test_from, eligible)
     for part, size in (("train on", train.size), ("validate on", len(validation)), ("test on", len(test))):
         if not size:
             raise DataError(
@@ -192,22 +193,25 @@ def _known_items(train_events: pl.LazyFrame, catalogue: Catalogue, cut_off: int)
     return RowMask(known)
 
 
-def _targets_at(sequences: Interactions, chosen: Bools, eligible: RowMask) -> EvaluationSet:
+def _targets_at(sequences: Interactions, fresh: Bools, chosen: Bools, eligible: RowMask) -> EvaluationSet:
     """A target for every interaction that `chosen` (T,) marks."""
     flat = np.flatnonzero(chosen)
     user = (np.searchsorted(sequences.offsets, flat, side="right") - 1).astype(np.int32)
-    return _targets(sequences, user, flat - sequences.offsets[user], eligible)
+    return _targets(sequences, fresh, user, flat - sequences.offsets[user], eligible)
 
 
 def _targets(
-    sequences: Interactions, user: NDArray[np.int32], position: Ids, eligible: RowMask | None = None
+    sequences: Interactions, fresh: Bools, user: NDArray[np.int32], position: Ids, eligible: RowMask | None = None
 ) -> EvaluationSet:
-    """The interactions at `position` of `user` as targets, less those no protocol can reward."""
+    """The interactions at `position` of `user` as targets, less those no protocol can reward.
+
+    `fresh` (T,) says of every interaction whether the user met its item for the first time.
+    """
     flat = sequences.offsets[user] + position
     target = sequences.rows[flat]
     allowed = np.ones(len(target), np.bool_) if eligible is None else eligible.allowed[target]
-    fresh = sequences.first_occurrence()[flat]
-    keep = allowed & fresh
+    first = fresh[flat]
+    keep = allowed & first
     return EvaluationSet(
         sequences=sequences,
         user=user[keep],
@@ -215,5 +219,5 @@ def _targets(
         target=target[keep],
         eligible=eligible,
         dropped=int(np.count_nonzero(~allowed)),
-        repeated=int(np.count_nonzero(allowed & ~fresh)),
+        repeated=int(np.count_nonzero(allowed & ~first)),
     )
