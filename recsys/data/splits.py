@@ -113,6 +113,7 @@ def _split_by_position(dataset: Dataset, holdout: Holdout, everything: Interacti
     kept, known = lengths.copy(), lengths.copy()
     kept[users] -= held
     known[users] -= held - 1
+    fresh = everything.first_occurrence()
     position = np.arange(everything.size) - np.repeat(everything.offsets[:-1], lengths)
     return Split(
         holdout=holdout,
