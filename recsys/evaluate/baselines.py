@@ -27,7 +27,7 @@ Settings: TypeAlias = Mapping[str, float]
 EASE_MAX_ITEMS: Final = 20_000
 """Above this the dense items × items matrix of EASE (float32) takes more than 1.6 GB and hours of one core."""
 _DAY_MS: Final = 86_400_000
-_NEIGHBOUR_BLOCK_CELLS: Final = 4_000_000
+_BLOCK_CELLS: Final = 4_000_000
 
 
 class ScoreModel(Protocol):
@@ -161,7 +161,7 @@ def fit_item_knn(data: FitData, settings: Settings) -> ScoreModel:
     columns = (data.matrix @ sparse.diags_array(1.0 / norms)).tocsc()
     by_item = columns.T.tocsr()
     keep = min(int(settings["neighbours"]), data.items - 1)
-    block = max(1, _NEIGHBOUR_BLOCK_CELLS // data.items)
+    block = max(1, _BLOCK_CELLS // data.items)
     parts = [
         _neighbours(by_item[start : start + block] @ columns, start, keep) for start in range(0, data.items, block)
     ]
@@ -195,7 +195,7 @@ def fit_ease(data: FitData, settings: Settings) -> ScoreModel:
 
 def _ease_weights(matrix: sparse.csr_matrix, penalty: float) -> Floats:
     """(N, N) float32 by a Cholesky inverse in place: one N × N array is all that is held."""
-    gram = np.asfortranarray((matrix.T @ matrix).toarray(), dtype=np.float32)
+    gram = _gram(matrix)
     gram[np.diag_indices_from(gram)] += penalty
     factor, _ = lapack.spotrf(gram, lower=1, overwrite_a=1)
     inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
@@ -203,6 +203,17 @@ def _ease_weights(matrix: sparse.csr_matrix, penalty: float) -> Floats:
     inverse /= -np.diag(inverse).copy()
     np.fill_diagonal(inverse, 0.0)
     return np.ascontiguousarray(inverse)
+
+
+def _gram(matrix: sparse.csr_matrix) -> Floats:
+    """(N, N) XᵀX, column-major, a few columns at a time: as a sparse product it could take three times the memory."""
+    items = matrix.shape[1]
+    columns, rows = matrix.tocsc(), matrix.T.tocsr()
+    gram = np.empty((items, items), np.float32, order="F")
+    block = max(1, _BLOCK_CELLS // items)
+    for start in range(0, items, block):
+        gram[:, start : start + block] = (rows @ columns[:, start : start + block]).toarray()
+    return gram
 
 
 def _mirror(lower: Floats) -> None:

@@ -282,6 +282,7 @@ def _traps(results: Sequence[ProtocolResult], dataset: Dataset) -> Section:
         "Every candidate is ranked: no sampled negatives, which would turn the order of models around.",
         "Ties count against a model: among equal scores the item takes the worst place. Item ids are often numbered by "
         "popularity, so that breaking ties by id gives a popularity ranking for free.",
+        "Figures are means over test events, so users with many count for more; intervals resample whole users.",
         "Lists are looked at down to place 500 for every model alike; beyond it an item is missed (MRR included).",
         "Settings, epochs and yardsticks were chosen on validation events, taken from what remains after the hold-out.",
         "Leave one out lets models learn from events later than the test event of another user; the global time "
