@@ -23,7 +23,7 @@ class TwoTowerObjective:
         shares: (N,) q_i, each item's share of the training targets.
         correction: of the sampled softmax.
         label_smoothing: of the full softmax.
-        bf16: whether the full softmax multiplies in bfloat16.
+        bf16: whether the softmax multiplies in bfloat16.
     """
 
     model: TwoTower
@@ -65,6 +65,7 @@ class TwoTowerObjective:
             positive_log_expected=self._log_expected(negatives, targets),
             own=negatives.own,
             correction=self.correction,
+            bf16=self.bf16,
         )
 
     def _users(self, batch: SequenceBatch, history: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ class Trainer(Generic[BatchT]):
         lr = 0.0
         for batch in self.source.epoch(run.epoch, run.step):
             started = time.monotonic()
-            lr = self._step(batch)
+            lr = self.step(batch)
             run.step += 1
             run.stepping += time.monotonic() - started
             run.elapsed = before + time.monotonic() - began
@@ -206,7 +206,12 @@ class Trainer(Generic[BatchT]):
         self._save()
         self.progress.update(run.epoch, self.config.max_epochs, "epoch", loss=loss, seconds=run.elapsed, **metrics)
 
-    def _step(self, batch: BatchT) -> float:
+    def step(self, batch: BatchT) -> float:
+        """One step of the optimiser; returns the learning rate it was made with.
+
+        Raises:
+            TrainingError: when the loss is no longer a number.
+        """
         lr = self.config.lr * self._rate()
         for group in self.optimiser.param_groups:
             group["lr"] = lr

@@ -112,7 +112,7 @@ def test_a_run_killed_within_an_epoch_goes_on_at_the_step(tmp_path: Path) -> Non
     torch.manual_seed(1)
     dying = trainer(model, tmp_path / "parts", config)
     steps = 0
-    step = dying._step
+    step = dying.step
 
     def killed_at_the_seventh(batch: Points) -> float:
         nonlocal steps
@@ -121,7 +121,7 @@ def test_a_run_killed_within_an_epoch_goes_on_at_the_step(tmp_path: Path) -> Non
             raise KilledError
         return step(batch)
 
-    dying._step = killed_at_the_seventh  # type: ignore[method-assign]
+    dying.step = killed_at_the_seventh  # type: ignore[method-assign]
     with pytest.raises(KilledError):
         dying.fit()
     resumed = network()

@@ -12,6 +12,9 @@ Correction: TypeAlias = Literal["corrected", "classic", "none"]
 _LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 27}
 """On a CPU, 4 MiB of logits stay in cache from the product to the gradient."""
 
+_NEVER = -1e9
+"""A logit whose share is zero; finite, so that a row whose columns are all masked still has a gradient."""
+
 
 def full_softmax(
     users: Tensor, items: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, bf16: bool = False
@@ -91,6 +94,7 @@ def sampled_softmax(
     positive_log_expected: Tensor | None = None,
     own: Tensor | None = None,
     correction: Correction = "corrected",
+    bf16: bool = False,
 ) -> Tensor:
     """Mean cross-entropy of the positive among sampled negatives.
 
@@ -109,19 +113,60 @@ def sampled_softmax(
         positive_log_expected: (R,) log E of the positives, for "classic".
         own: (R,) the column that is this very row's positive, -1 = none; never a negative of its row.
         correction: which form.
+        bf16: as in `full_softmax`.
 
     Returns:
         A scalar.
     """
-    positive = (users * positives).sum(dim=1, keepdim=True)
-    columns = users @ negatives.T
-    if correction != "none":
-        columns = columns - log_expected
-    if correction == "classic" and positive_log_expected is not None:
-        positive = positive - positive_log_expected[:, None]
-    if correction == "corrected":
-        columns = columns.masked_fill(positive_rows[:, None] == negative_rows[None, :], -torch.inf)
-    elif own is not None:
-        columns = columns.masked_fill(own[:, None] == torch.arange(len(negatives), device=own.device), -torch.inf)
-    logits = torch.cat([positive, columns], dim=1)
-    return (logits.logsumexp(dim=1) - positive[:, 0]).mean()
+    offset = torch.zeros_like(log_expected) if correction == "none" else log_expected
+    subtracted = positive_log_expected if correction == "classic" else None
+    masked, columns = positive_rows, negative_rows
+    if correction != "corrected":
+        columns = torch.arange(len(negatives), device=negatives.device)
+        masked = torch.full_like(positive_rows, -1) if own is None else own
+    loss = _SampledSoftmax.apply(users, positives, negatives, offset, subtracted, masked, columns, bf16)  # type: ignore[no-untyped-call]
+    return cast(Tensor, loss)
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        users: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        offset: Tensor,
+        positive_offset: Tensor | None,
+        masked: Tensor,
+        columns: Tensor,
+        bf16: bool,
+    ) -> Tensor:
+        kind = torch.bfloat16 if bf16 else users.dtype
+        table = negatives.to(kind)
+        positive = (users * positives).sum(dim=1)
+        if positive_offset is not None:
+            positive -= positive_offset
+        masked, columns, offset = masked.int(), columns.int(), offset.to(users.dtype)
+        grad_users, grad_negatives = torch.empty_like(users), torch.zeros_like(negatives)
+        norm = torch.empty_like(positive)
+        at_once = max(1, _LOGITS_AT_ONCE.get(users.device.type, 1 << 20) // len(negatives))
+        for start in range(0, len(users), at_once):
+            part = slice(start, start + at_once)
+            vectors = users[part].to(kind)
+            logits = (vectors @ table.T).to(users.dtype).sub_(offset)
+            logits.masked_fill_(masked[part, None] == columns, _NEVER)
+            share = torch.softmax(logits, dim=1)
+            among_columns = logits.amax(dim=1) - share.amax(dim=1).log()
+            norm[part] = torch.logaddexp(among_columns, positive[part])
+            slope = share.mul_((among_columns - norm[part]).exp_()[:, None]).to(kind)
+            grad_users[part] = slope @ table
+            grad_negatives += slope.T @ vectors
+        pull = ((positive - norm).exp_() - 1.0)[:, None]
+        ctx.save_for_backward(grad_users.addcmul_(pull, positives), pull * users, grad_negatives)
+        return (norm - positive).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        grads = ctx.saved_tensors
+        scale = upstream[0] / len(grads[0])
+        return (*(grad * scale for grad in grads), None, None, None, None, None)
