@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from html import escape
 
 from recsys.evaluate.section import Block, Figure, Html, Table
@@ -42,18 +42,24 @@ def scroll(markup: str, label: str) -> str:
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(label)}">{markup}</div>'
 
 
-def table(columns: Sequence[str], rows: Sequence[str], caption: str) -> str:
-    """A table of rows that are markup already."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+def table(columns: Sequence[str], rows: Sequence[str], caption: str, left: Container[int] = ()) -> str:
+    """A table of rows that are markup already; headings of the columns in `left` are left-aligned."""
+    head = "".join(f'<th scope="col"{_side(i, left)}>{escape(name)}</th>' for i, name in enumerate(columns))
+    above = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return scroll(f"<table><caption><span>{escape(caption)}</span></caption>{body}</table>", caption or "table")
+    return scroll(f"<table>{above}{body}</table>", caption or "table")
 
 
-def row(cells: Sequence[str], kind: str = "") -> str:
+def row(cells: Sequence[str], kind: str = "", left: Container[int] = ()) -> str:
     """A row of cells that are markup already; the first one is its heading."""
     first, *rest = cells
     opening = f'<tr class="{kind}">' if kind else "<tr>"
-    return f'{opening}<th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+    others = "".join(f"<td{_side(i, left)}>{cell}</td>" for i, cell in enumerate(rest, 1))
+    return f'{opening}<th scope="row">{first}</th>{others}</tr>'
+
+
+def _side(column: int, left: Container[int]) -> str:
+    return ' class="left"' if column in left else ""
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -79,8 +85,9 @@ def micros(value: float) -> str:
 
 
 def _table(block: Table) -> str:
-    rows = [row([_cell(value) for value in values]) for values in block.rows]
-    return table(block.columns, rows, block.caption)
+    words = {i for values in block.rows for i, value in enumerate(values) if isinstance(value, str)}
+    rows = [row([_cell(value) for value in values], left=words) for values in block.rows]
+    return table(block.columns, rows, block.caption, words)
 
 
 def _cell(value: str | int | float | None) -> str:

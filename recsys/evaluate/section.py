@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; text is escaped when rendered, numbers are right-aligned.
+    """A table; text is escaped when rendered, numbers stand at the right.
 
     Attributes:
         columns: headings, one a column.
