@@ -25,7 +25,8 @@ imports: .venv/.dev
 
 proto: .venv/.dev
 	$(BIN)/python -m grpc_tools.protoc -Iservices/pb=protos/recsys/v1 --python_out=. --mypy_out=. --grpc_python_out=. \
-		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy protos/recsys/v1/recsys.proto
+		--mypy_grpc_out=. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc protos/recsys/v1/recsys.proto
 
 # torch comes first and pinned: an open range would bring gigabytes of CUDA packages.
 .venv/.python:
