@@ -30,14 +30,14 @@ def load(path: Path) -> Bundle:
     Raises:
         RecsysError: the bundle is not whole, or cannot answer.
     """
-    bundle = open_bundle(path, verify=True)
     try:
+        bundle = open_bundle(path, verify=True)
         _warm_up(bundle)
     except RecsysError:
         raise
     # Engines raise what they like; a bundle that cannot answer is refused whatever the reason.
     except Exception as error:
-        raise BundleError(f"{path}: cannot answer a request: {error!r}") from error
+        raise BundleError(f"{path}: cannot be opened and asked: {error!r}") from error
     return bundle
 
 
@@ -133,8 +133,7 @@ class BundleWatcher:
     async def _change(self, path: Path, stamp: tuple[str, int]) -> None:
         try:
             bundle = await asyncio.to_thread(load, path)
-        # A bundle that cannot be opened for any reason must not end the worker that still has a good one.
-        except Exception as error:
+        except RecsysError as error:
             self._refused = stamp
             log.warning("bundle_refused", version=path.name, reason=str(error), serving=self._serving)
             self._report(Refused(version=path.name, reason=str(error)))

@@ -89,8 +89,9 @@ class WorkerProcess:
                 return
             backoff = FIRST_BACKOFF_SECONDS if self.uptime > STABLE_SECONDS else min(2 * backoff, LAST_BACKOFF_SECONDS)
             log.error("worker_ended", place=self._place, code=code, restart_in=backoff)
-            await asyncio.sleep(backoff)
             self.restarts += 1
+            await self._tell()
+            await asyncio.sleep(backoff)
 
     async def _live(self) -> int:
         """Starts a process and listens to it until it ends; returns its exit code."""
@@ -128,6 +129,10 @@ class WorkerProcess:
             self._now = Measurements.from_json(message.measurements)
             self.in_flight, self.store_available = message.in_flight, message.store_available
             self._snapshots += 1
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """Wakes those who wait for a change."""
         async with self._changed:
             self._changed.notify_all()
 
@@ -135,10 +140,11 @@ class WorkerProcess:
         """Keeps the counts of the process that ended, so that no counter falls."""
         self._departed = self.measurements
         self._now = Measurements()
+        if self._control is not None:
+            self._control.close()
         self._control = self._process = None
         self.version, self.in_flight = "", 0
-        async with self._changed:
-            self._changed.notify_all()
+        await self._tell()
 
     async def wait_for(self, condition: Callable[[WorkerProcess], bool]) -> None:
         """Returns once the condition holds; it is looked at whenever the worker says something."""

@@ -31,6 +31,8 @@ from services.rpc.settings import Address, ServeSettings
 
 log = structlog.get_logger(__name__)
 
+ATTEMPTS: Final = 3
+"""How often a worker is started before the whole server gives up coming up."""
 WATCH_SECONDS: Final = 0.5
 """How often store and CURRENT are looked at."""
 STORE_TIMEOUT_SECONDS: Final = 1.0
@@ -118,10 +120,7 @@ class Supervisor:
         self.settings = self.settings.model_copy(update=taken)
 
     def _start_store(self) -> None:
-        """An embedded store when there is no URL.
-
-        Started from the main thread, as the store dies with the thread that started it.
-        """
+        """An embedded store when there is no URL."""
         if self.settings.redis_url is None:
             directory = self.settings.store_dir or self.settings.bundles.resolve().parent / STORE_FOLDER
             self._embedded = EmbeddedValkey(directory)
@@ -137,11 +136,13 @@ class Supervisor:
             WorkerProcess(place, self.settings, lambda: self._served) for place in range(self.settings.workers)
         ]
         self._tasks += [asyncio.create_task(worker.keep()) for worker in self.workers]
-        await self._all(lambda worker: worker.wait_for(lambda w: w.serving or w.failure is not None))
+        await self._all(lambda worker: worker.wait_for(_has_begun_or_given_up))
         for worker in self.workers:
             if worker.failure is not None:
                 kind = PreconditionError if worker.failure.exit_code == PreconditionError.exit_code else RecsysError
                 raise kind(worker.failure.reason)
+            if not worker.serving:
+                raise RecsysError(f"a worker crashed {ATTEMPTS} times before it served; its last words are in the log")
         self._served = self.workers[0].version
 
     async def _all(self, action: Callable[[WorkerProcess], Awaitable[Any]]) -> None:
@@ -157,35 +158,38 @@ class Supervisor:
             BundleError: there is no such version, or it is not whole, or a worker refuses it; the old
                 one is then current again and goes on serving.
         """
-        return await self._change(lambda: publish(self.settings.bundles, version))
+        bundles = self.settings.bundles
+        return await self._change(lambda previous: publish(bundles, version), lambda previous: rollback(bundles))
 
     async def go_back(self) -> tuple[str, str]:
         """Activates the version served before the current one; as `activate`."""
-        return await self._change(lambda: rollback(self.settings.bundles))
+        bundles = self.settings.bundles
+        return await self._change(lambda previous: rollback(bundles), lambda previous: publish(bundles, previous))
 
-    async def _change(self, name_it: Callable[[], Path]) -> tuple[str, str]:
+    async def _change(self, do: Callable[[str], Path], undo: Callable[[str], Path]) -> tuple[str, str]:
+        """Names another version and waits for the workers; both functions are given the version before."""
         async with self._activation:
             previous = current(self.settings.bundles).name
-            version = (await asyncio.to_thread(name_it)).name
-            try:
-                async with asyncio.timeout(self.settings.activation_seconds):
-                    await self._all(lambda worker: _served_by(worker, version))
-            except TimeoutError:
-                refusal = f"not every worker served it within {self.settings.activation_seconds:g} s"
-            else:
-                refusal = next((w.refused for w in self.workers if w.version != version), "")
+            version = (await asyncio.to_thread(do, previous)).name
+            refusal = await self._refusal(version)
             if refusal:
-                await self._take_back(previous)
+                if version != previous:
+                    await asyncio.to_thread(undo, previous)
+                for worker in self.workers:
+                    worker.look()
                 raise BundleError(f"bundle {version} was not activated, {previous} goes on: {refusal}")
             self._served = version
         await self._load_users()
         return version, previous
 
-    async def _take_back(self, previous: str) -> None:
-        with suppress(RecsysError):
-            await asyncio.to_thread(publish, self.settings.bundles, previous)
-        for worker in self.workers:
-            worker.look()
+    async def _refusal(self, version: str) -> str:
+        """Why not every worker serves a version, "" once all do."""
+        try:
+            async with asyncio.timeout(self.settings.activation_seconds):
+                await self._all(lambda worker: _served_by(worker, version))
+        except TimeoutError:
+            return f"not every worker served it within {self.settings.activation_seconds:g} s"
+        return next((worker.refused for worker in self.workers if worker.version != version), "")
 
     async def _watch(self) -> None:
         """Sees to the store and to versions published by others, as long as the server lives."""
@@ -265,6 +269,10 @@ class Supervisor:
             self._embedded.close()
         if self._holder is not None:
             self._holder.close()
+
+
+def _has_begun_or_given_up(worker: WorkerProcess) -> bool:
+    return worker.serving or worker.failure is not None or worker.restarts >= ATTEMPTS
 
 
 async def _served_by(worker: WorkerProcess, version: str) -> None:
