@@ -8,20 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys.bundle.bundle import Bundle
 from recsys.bundle.publish import current
 from recsys.cascade.answers import ChannelStatus
-from recsys.columns import EventType
+from recsys.columns import ITEM_ID, EventType
+from recsys.data.dataset import write_dataset
+from recsys.data.string_ids import hash_key, key_dictionary
 from recsys.errors import DeadlineError, PreconditionError, RequestError, StoreError
 from recsys.ranking.scorer import Stage
 from recsys.retrieval.filters import AttributeFilter
 from recsys.stores.memory import MemoryStore
 from recsys.stores.store import Event, Recorded, UserState
+from recsys.testing.bundles import write_toy_bundle
+from recsys.testing.toy import toy_events, toy_items, toy_users
 from recsys.types import Candidates, Deadline
+from services.pb import recsys_pb2 as pb
 from services.rpc.bundles import load
 from services.rpc.calls import RecallAnswer, RecallQuery, RecordQuery, ScoreQuery, UserQuery
+from services.rpc.convert import recall_query, recall_response, recommend_response, score_query, unknown_keys
 from services.rpc.engine import Engine
 from services.rpc.measurements import STORE_ERRORS, Measurements
 from services.rpc.store_guard import GuardedStore
@@ -48,6 +55,25 @@ class AwayStore(MemoryStore):
 @pytest.fixture(scope="module")
 def bundle(toy_bundles: Path) -> Bundle:
     return load(current(toy_bundles))
+
+
+@pytest.fixture(scope="module")
+def keyed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The toy set with string ids: the film with id 10 is "film-10"."""
+    folder = tmp_path_factory.mktemp("keyed")
+    names = {item: f"film-{item}" for item in toy_items()[ITEM_ID]}
+    to_hash = {item: hash_key(name) for item, name in names.items()}
+    dataset = write_dataset(
+        folder / "data",
+        events=toy_events().with_columns(pl.col(ITEM_ID).replace_strict(to_hash, return_dtype=pl.Int64)),
+        items=toy_items().with_columns(pl.col(ITEM_ID).replace_strict(to_hash, return_dtype=pl.Int64)),
+        users=toy_users(),
+        item_keys=key_dictionary(pl.Series(list(names.values())), ITEM_ID),
+        name="keyed",
+        time="real",
+        source="by hand",
+    )
+    return load(write_toy_bundle(folder / "bundles", dataset, folder / "work"))
 
 
 def engine_over(bundle: Bundle, store: MemoryStore) -> Engine:
@@ -242,3 +268,21 @@ def test_recommend_ends_with_the_scores_of_the_last_stage(engine: Engine) -> Non
     assert [stage.name for stage in answer.stages] == ["recall", "merge", "pre_rank", "top_k"]
     assert answer.stages[-1].count_out == 2
     assert answer.attributes == [{"title": "Brazil"}, {"title": "Heat"}]
+
+
+def test_a_catalogue_with_string_ids_is_asked_and_answers_by_keys(keyed_bundle: Bundle) -> None:
+    engine = engine_over(keyed_bundle, MemoryStore())
+    request = pb.RecallRequest(history_keys=["film-10", "film-20", "elsewhere"], exclude_item_keys=["film-30"], k=8)
+    response = recall_response(asyncio.run(engine.recall(recall_query(request), Deadline.after(10))))
+    assert set(response.item_keys) == {"film-40", "film-50", "film-60", "film-70", "film-80"}
+    assert [hash_key(key) for key in response.item_keys] == list(response.item_ids)
+
+    asked = pb.ScoreRequest(history_keys=["film-10"], item_keys=["film-20", "elsewhere", "film-10"])
+    scored = asyncio.run(engine.score(score_query(asked), Deadline.after(10)))
+    assert scored.items.keys == ["film-20", "film-10"]
+    assert unknown_keys(asked, scored) == ["elsewhere"]
+
+    wanted = pb.RecommendRequest(history_keys=["film-10"], k=3)
+    recommended = asyncio.run(engine.recommend(recall_query(wanted), Deadline.after(10)))
+    answer = recommend_response(recommended)
+    assert all(hash_key(item.item_key) == item.item_id for item in answer.items)

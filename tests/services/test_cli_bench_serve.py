@@ -1,0 +1,69 @@
+"""`recsys bench serve`: the synthetic bundle, the way h2load is read, and the whole run in small."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from recsys.errors import MissingPartError, RecsysError
+from recsys.types import RaggedRows, Users
+from services.cli.bench import h2load
+from services.cli.bench.synthetic import CHANNEL, SyntheticShape, write_synthetic_bundle
+from services.cli.main import app
+from services.rpc.bundles import load
+
+
+@pytest.mark.parametrize("tower", ["mean", "attention"])
+def test_a_synthetic_bundle_serves_and_its_users_find_items_like_their_own(tmp_path: Path, tower: str) -> None:
+    shape = SyntheticShape(items=2_000, dim=16, tower=tower)  # type: ignore[arg-type]
+    path, report = write_synthetic_bundle(tmp_path / "bundles", tmp_path / "work", shape)
+    assert report.recall_at_100 >= 0.99
+    bundle = load(path)
+    channel = bundle.channels[CHANNEL]
+    (user_id, state), *_ = bundle.users
+    history = RaggedRows.of([bundle.catalogue.rows_of(state.history_ids)])
+    known = Users(np.array([user_id]), np.array([True]), {"country": ["1"]}, history, RaggedRows.empty(1))
+    found, _ = channel.recall(known, 50).of(0)
+    vectors = channel.index.vectors()  # type: ignore[attr-defined]
+    to_history = (vectors[found] @ vectors[history[0]].T).max(axis=1).mean()
+    to_anything = (vectors[found] @ vectors[::40].T).max(axis=1).mean()
+    assert to_history > to_anything
+
+
+def test_a_message_is_framed_as_grpc_does() -> None:
+    assert h2load.frame(b"abc") == b"\x00\x00\x00\x00\x03abc"
+
+
+def test_without_h2load_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(MissingPartError, match="nghttp2-client"):
+        h2load.require()
+
+
+def test_a_server_that_is_not_there_is_an_error_and_no_figure() -> None:
+    if shutil.which("h2load") is None:
+        pytest.skip("h2load is not installed")
+    with pytest.raises(RecsysError, match="h2load"):
+        h2load.run("127.0.0.1:1", "/a.B/C", [b""], seconds=1)
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_in_small(toy_bundles: Path, tmp_path: Path) -> None:
+    if shutil.which("h2load") is None:
+        pytest.skip("h2load is not installed")
+    out = tmp_path / "figures.json"
+    arguments = ["bench", "serve", "--bundles", str(toy_bundles), "--k", "3"]
+    flags = ["--seconds", "1", "--runs", "1", "--workers", "1", "--work", str(tmp_path), "--out", str(out)]
+    shown = CliRunner().invoke(app, [*arguments, *flags])
+    assert shown.exit_code == 0, (shown.output, shown.exception)
+    figures = json.loads(out.read_text())
+    assert figures["errors"] == 0
+    assert 0 < figures["ratio_to_echo"] < 1.5
+    assert figures["recall"]["qps"] > figures["half_load"]["qps"] > 0
+    assert figures["server_cpu_us_per_call"] > 0
+    assert {"parse", "engine", "write", "two_tower.search"} <= set(figures["stages_us"])
