@@ -44,3 +44,12 @@ def test_a_field_that_carries_the_signal_ends_up_heavier_than_one_of_noise() -> 
         optimiser.step()
     weights = senet.weights(torch.stack([signal, noise], dim=1)).mean(dim=0)
     assert weights[0] > weights[1] + 0.3
+
+
+def test_the_gate_sees_fields_at_unit_scale_however_small_their_embeddings_are() -> None:
+    senet = SENet(4)
+    torch.nn.init.normal_(senet.excite.weight)
+    fields = torch.randn(50, 4, 16)
+    assert torch.allclose(senet.weights(fields * 0.02), senet.weights(fields), atol=0.02)
+    assert (senet.weights(fields * 0.02) - 1).abs().max() > 0.02
+    assert torch.isfinite(senet.weights(torch.zeros(1, 4, 16))).all()

@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_TINY = 1e-6
+"""Keeps the scale of an all-zero field (padding) finite; far below the square of any embedding."""
+
 
 class SENet(nn.Module):
     """Squeeze, excite, re-weight: field i is multiplied by s_i in (0, 2).
 
-    z_i = mean(e_i); s = 2·sigmoid(W2·relu(W1·z)). W2 starts at zero and has no bias, so every weight starts
-    at exactly 1. The paper ends in a ReLU instead, which can shut a field for good.
+    z_i = mean(e_i / rms(e_i)); s = 2·sigmoid(W2·relu(W1·z)). W2 starts at zero and has no bias, so every weight
+    starts at exactly 1. The paper ends in a ReLU instead, which can shut a field for good.
+
+    The paper squeezes e_i as it is. Embeddings that start at a standard deviation of a hundredth then have means of a
+    thousandth, the gate's slope is as small, and it stays at 1 however long it is trained: so the squeeze is of each
+    field at unit scale.
 
     Args:
         fields: number of fields F.
@@ -26,7 +33,8 @@ class SENet(nn.Module):
 
     def weights(self, fields: Tensor) -> Tensor:
         """S for fields of shape (…, F, d), as (…, F)."""
-        return 2.0 * torch.sigmoid(self.excite(torch.relu(self.squeeze(fields.mean(dim=-1)))))
+        scale = fields.square().mean(dim=-1).add(_TINY).rsqrt()
+        return 2.0 * torch.sigmoid(self.excite(torch.relu(self.squeeze(fields.mean(dim=-1) * scale))))
 
     def forward(self, fields: Tensor) -> Tensor:
         """(…, F, d) → (…, F, d)."""
