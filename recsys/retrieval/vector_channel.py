@@ -124,12 +124,6 @@ class VectorChannel:
         """(M, d) vectors of catalogue rows, as the index holds them."""
         return self._index.vectors(rows)
 
-    def _in_batches(self, users: Users) -> Floats:
-        if len(users) <= _BATCH:
-            return self._run(users)
-        starts = range(0, len(users), _BATCH)
-        return np.concatenate([self._run(users.slice(start, min(start + _BATCH, len(users)))) for start in starts])
-
     def _run(self, users: Users) -> Floats:
         if not len(users):
             return np.empty((0, self._index.dim), np.float32)
