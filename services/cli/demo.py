@@ -86,8 +86,8 @@ def _server(bundles: Path, log: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    arguments = ("serve", "--bundles", str(bundles), "--listen", address, "--admin-listen", "none")
-    arguments += ("--metrics-listen", "none")
+    off = ("--admin-listen", "none", "--metrics-listen", "none")
+    arguments = ("serve", "--bundles", str(bundles), "--listen", address, *off)
     _echo(arguments)
     with log.open("w") as output:
         process = subprocess.Popen(_command(*arguments), stdout=output, stderr=subprocess.STDOUT)
