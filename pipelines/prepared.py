@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -73,14 +74,16 @@ class Prepared:
         """Raw attributes of all users, sorted by user_id."""
         return pl.read_ipc(self.path / _USERS)
 
-    def view(self, *, epochs: int | None, seed: int, threads: int, device: str) -> TrainView:
+    def view(
+        self, *, seed: int, threads: int, device: str, chosen: Mapping[str, Any] = MappingProxyType({})
+    ) -> TrainView:
         """What a recipe is fitted on.
 
         Args:
-            epochs: chosen by the held-out twin of a refit, else None.
             seed: of weights and batches.
             threads: CPU threads to use.
             device: "cpu" or "cuda".
+            chosen: what the fit of a refit's held-out twin returned.
         """
         validation = self.path / "validation"
         return TrainView(
@@ -92,7 +95,7 @@ class Prepared:
             train=_load_interactions(self.path / "train"),
             validation=_load_evaluation(validation) if validation.is_dir() else None,
             user_frame=self.users(),
-            epochs=epochs,
+            chosen=chosen,
             seed=seed,
             threads=threads,
             device=device,

@@ -53,7 +53,7 @@ class FitWork:
         recipe, config: what to fit and how.
         prepared: name of the step with the data.
         needs: recipe name → name of the step with its output.
-        twin: name of the step whose number of epochs a refit takes over.
+        twin: name of the step whose choices (the number of epochs, for one) a refit takes over.
     """
 
     recipe: Recipe
@@ -66,15 +66,14 @@ class FitWork:
     def __call__(self, context: StepContext) -> Result:
         """Writes components/ and returns the recipe's metrics."""
         data = Prepared.open(context.inputs[self.prepared])
-        view = data.view(epochs=self._epochs(context), seed=self.seed, threads=context.threads, device=context.device)
+        view = data.view(seed=self.seed, threads=context.threads, device=context.device, chosen=self._chosen(context))
         inputs = {name: context.inputs[step] for name, step in self.needs.items()}
         metrics = self.recipe.fit(self.config, view, inputs, context.out, context.progress)
         return dict(metrics)
 
-    def _epochs(self, context: StepContext) -> int | None:
+    def _chosen(self, context: StepContext) -> Result:
         done = None if self.twin is None else read_done(context.inputs[self.twin])
-        epochs = None if done is None else done.result.get("epochs")
-        return int(epochs) if isinstance(epochs, int | float) else None
+        return {} if done is None else done.result
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class Recipe(Protocol):
             progress: told what happens; `progress.scratch` outlives a crash, so a second call resumes there.
 
         Returns:
-            Metrics; a model trained in epochs gives "epochs", the number to refit with.
+            Metrics, and what was chosen on validation ("epochs", for one): a refit finds them in `view.chosen`.
         """
         ...
 

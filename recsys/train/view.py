@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class TrainView:
         train: the sequences to fit on, oldest to newest.
         validation: targets taken from what remains after the hold-out; None when there are none.
         user_frame: raw attributes aligned with `validation.sequences.user_ids` (and `train.user_ids`).
-        epochs: the number chosen by a held-out twin (a refit); None = choose on validation.
+        chosen: what the fit of the held-out twin returned, for a refit, which has nothing to choose by; else empty.
         seed: of weights, batches and dropout.
         threads: CPU threads to use.
         device: "auto", "cpu" or "cuda".
@@ -46,7 +46,13 @@ class TrainView:
     train: Interactions
     validation: EvaluationSet | None
     user_frame: pl.DataFrame | None
-    epochs: int | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     threads: int = 1
     device: str = "auto"
+
+    @property
+    def epochs(self) -> int | None:
+        """The number of epochs that the twin chose; None = choose on validation."""
+        epochs = self.chosen.get("epochs")
+        return None if epochs is None else int(epochs)

@@ -39,7 +39,7 @@ def assert_same(left: Interactions, right: Interactions) -> None:
 def test_a_view_holds_the_split(dataset: Dataset, tmp_path: Path, holdout: str) -> None:
     parts = split(dataset, Catalogue.from_dataset(dataset), Holdout.parse(holdout))
     data = prepared(dataset, tmp_path / "out", holdout)
-    view = data.view(epochs=None, seed=0, threads=1, device="cpu")
+    view = data.view(seed=0, threads=1, device="cpu")
     assert_same(view.train, parts.train)
     assert_same(data.known(), parts.known)
     assert view.validation is not None
@@ -51,7 +51,7 @@ def test_a_view_holds_the_split(dataset: Dataset, tmp_path: Path, holdout: str) 
 
 
 def test_codes_are_aligned_with_items_and_training_users(dataset: Dataset, tmp_path: Path) -> None:
-    view = prepared(dataset, tmp_path / "out", "time:0.2").view(epochs=None, seed=0, threads=1, device="cpu")
+    view = prepared(dataset, tmp_path / "out", "time:0.2").view(seed=0, threads=1, device="cpu")
     for name, codes in view.items.items():
         np.testing.assert_array_equal(codes, view.encoder.items[name])
     user = 3
@@ -65,14 +65,14 @@ def test_codes_are_aligned_with_items_and_training_users(dataset: Dataset, tmp_p
 
 def test_vocabularies_know_nothing_of_held_out_events(dataset: Dataset, tmp_path: Path) -> None:
     data = prepared(dataset, tmp_path / "out", "time:0.4")
-    train = data.view(epochs=None, seed=0, threads=1, device="cpu").train
+    train = data.view(seed=0, threads=1, device="cpu").train
     assert len(data.features.items) == len(np.unique(train.rows))
 
 
 def test_a_refit_sees_everything_and_has_nothing_to_choose_by(dataset: Dataset, tmp_path: Path) -> None:
     everything = Interactions.from_events(dataset.events(), Catalogue.from_dataset(dataset))
     data = prepared(dataset, tmp_path / "out", "none", everything=True)
-    view = data.view(epochs=7, seed=0, threads=1, device="cpu")
+    view = data.view(seed=0, threads=1, device="cpu", chosen={"epochs": 7})
     assert_same(view.train, everything)
     assert_same(data.known(), everything)
     assert view.validation is None

@@ -122,7 +122,7 @@ def test_the_report_shows_curve_weights_and_index(fitted: tuple[Path, dict[str, 
 
 def test_a_refit_runs_the_given_epochs_and_no_validation(view: TrainView, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
-    refit = replace(view, epochs=2)
+    refit = replace(view, chosen={"epochs": 2})
     config = CONFIG.model_copy(update={"history": "mean", "similarity": "cosine"})
     metrics = RECIPES["two_tower"].fit(config, refit, {}, tmp_path, QuietProgress(tmp_path / "scratch"))
     assert metrics["epochs"] == 2

@@ -70,7 +70,7 @@ class Workload:
 
     def view(self) -> TrainView:
         """The data as a recipe gets it."""
-        return Prepared.open(self.prepared).view(epochs=None, seed=0, threads=self.threads, device="cpu")
+        return Prepared.open(self.prepared).view(seed=0, threads=self.threads, device="cpu")
 
 
 @contextlib.contextmanager
