@@ -1,4 +1,4 @@
-"""Retrieval by neighbours: every item of the history votes for the items most similar to it (ItemKNN)."""
+"""Retrieval by neighbours: every item of the history votes for the items that count it as similar (ItemKNN)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from recsys.errors import BundleError, DataError
 from recsys.features.online import OnlineEncoder
 from recsys.files import replacing
 from recsys.index.engine import is_member
-from recsys.types import Bools, Candidates, Deadline, Floats, RaggedRows, RowMask, Rows, Users, offsets_of
+from recsys.types import Bools, Candidates, Deadline, Floats, Offsets, RaggedRows, RowMask, Rows, Users, offsets_of
 
 OFFSETS: Final = "offsets.npy"
 NEIGHBOURS: Final = "neighbours.npy"
 SIMILARITIES: Final = "similarities.npy"
 
-_VOTES_A_BLOCK: Final = 4_000_000
+_VOTES_A_BLOCK: Final = 500_000
+_CELLS_A_VOTE: Final = 4
+"""Below so many (user, row) cells a vote, counting in a table of all cells is faster than sorting the votes."""
 
 
 class NeighbourChannel:
-    """Channel that sums the similarities between a user's history and every other item.
+    """Channel that sums, for every candidate, the votes of the history's items for it.
 
-    The item-based k-nearest-neighbour method of Sarwar et al., "Item-based collaborative filtering
-    recommendation algorithms" (WWW 2001), §3.2; with decay < 1 a vote counts decay^(age - 1), where
-    the newest item of the history has age 1. A user without history gets nothing.
+    With the lists of `recsys.recipes.item_knn` a candidate's votes come from those of its own k
+    nearest neighbours that the history holds: the item-based method of Sarwar et al., "Item-based
+    collaborative filtering recommendation algorithms" (WWW 2001), §3.2.1. With decay < 1 a vote
+    counts decay^(age - 1), where the newest item of the history has age 1. A user without history
+    gets nothing.
 
     Args:
         name: what requests call it.
-        neighbours: N lists of rows, each the neighbours of one catalogue row.
-        similarities: aligned with `neighbours.values`, finite.
+        voted_for: N lists of rows, those that each catalogue row votes for.
+        similarities: the weights of the votes, aligned with `voted_for.values`; finite, above 0.
         history: the newest so many items vote; None = all.
         decay: in (0, 1].
     """
@@ -41,28 +45,30 @@ class NeighbourChannel:
     def __init__(
         self,
         name: str,
-        neighbours: RaggedRows,
+        voted_for: RaggedRows,
         similarities: Floats,
         history: int | None = None,
         decay: float = 1.0,
     ) -> None:
-        if similarities.shape != neighbours.values.shape or not np.isfinite(similarities).all():
-            raise DataError(f"{name}: one finite similarity a neighbour is needed, not {similarities.shape}")
+        if similarities.shape != voted_for.values.shape:
+            raise DataError(f"{name}: one similarity a vote is needed, not {similarities.shape}")
+        if not (np.isfinite(similarities) & (similarities > 0)).all():
+            raise DataError(f"{name}: similarities must be finite and above 0")
         if not 0 < decay <= 1 or (history is not None and history < 1):
             raise DataError(f"{name}: history = {history!r} must be at least 1 and decay = {decay!r} in (0, 1]")
         self._name = name
-        self._neighbours = neighbours
-        self._lengths = neighbours.lengths
+        self._voted_for = voted_for
+        self._lengths = voted_for.lengths
         self._similarities = similarities
         self._history = history
         self._decay = decay
 
     @staticmethod
-    def save(directory: Path, neighbours: RaggedRows, similarities: Floats) -> None:
+    def save(directory: Path, voted_for: RaggedRows, similarities: Floats) -> None:
         """Writes the component's files into `directory`."""
         for file_name, array in (
-            (OFFSETS, neighbours.offsets.astype(np.int64)),
-            (NEIGHBOURS, neighbours.values.astype(np.int32)),
+            (OFFSETS, voted_for.offsets.astype(np.int64)),
+            (NEIGHBOURS, voted_for.values.astype(np.int32)),
             (SIMILARITIES, similarities.astype(np.float32)),
         ):
             with replacing(directory / file_name) as temporary, temporary.open("wb") as file:
@@ -87,7 +93,7 @@ class NeighbourChannel:
         offsets, rows, similarities = (_map(directory / file) for file in (OFFSETS, NEIGHBOURS, SIMILARITIES))
         count = len(catalogue)
         if offsets.shape != (count + 1,) or offsets[-1] != len(rows) or (np.diff(offsets) < 0).any():
-            raise BundleError(f"{directory / OFFSETS}: does not divide {len(rows)} neighbours among {count} items")
+            raise BundleError(f"{directory / OFFSETS}: does not divide {len(rows)} votes among {count} items")
         if len(rows) and not 0 <= rows.min() <= rows.max() < count:
             raise BundleError(f"{directory / NEIGHBOURS}: holds rows outside the catalogue of {count} items")
         if similarities.shape != rows.shape:
@@ -137,17 +143,16 @@ class NeighbourChannel:
         total = int(ends[-1]) if len(ends) else 0
         if not total:
             return [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(users)
-        at = np.arange(total) + np.repeat(self._neighbours.offsets[voter] - (ends - counts), counts)
-        keys = (np.repeat(user, counts) << 32) | self._neighbours.values[at]
-        order = np.argsort(keys)  # not the stable sort, which takes five times as long
-        keys = keys[order]
-        firsts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-        votes = self._similarities[at] * np.repeat(weight, counts)
-        sums = np.add.reduceat(votes[order], firsts, dtype=np.float64).astype(np.float32)
-        keys = keys[firsts]
-        edges = keys.searchsorted(np.arange(len(users) + 1, dtype=np.int64) << 32)
-        rows = (keys & 0xFFFFFFFF).astype(np.int32)
-        return [(rows[edges[b] : edges[b + 1]], sums[edges[b] : edges[b + 1]]) for b in range(len(users))]
+        at = np.arange(total) + np.repeat(self._voted_for.offsets[voter] - (ends - counts), counts)
+        size = len(self._lengths)
+        cells = np.repeat(user * size, counts) + self._voted_for.values[at]
+        cells, sums = _summed(cells, self._similarities[at] * np.repeat(weight, counts), len(users) * size)
+        first = np.arange(len(users) + 1, dtype=np.int64) * size
+        edges = cells.searchsorted(first)
+        return [
+            ((cells[low:high] - start).astype(np.int32), sums[low:high])
+            for low, high, start in zip(edges[:-1], edges[1:], first[:-1], strict=True)
+        ]
 
     def _voters(self, history: RaggedRows) -> tuple[NDArray[np.int64], Rows, Floats]:
         """User, row and weight of every history item that votes."""
@@ -160,12 +165,29 @@ class NeighbourChannel:
         return user[newest], history.values[newest], weight[newest]
 
 
+def _summed(cells: Offsets, votes: Floats, size: int) -> tuple[Offsets, Floats]:
+    """The different cells (below `size`), ascending, and the sum of the votes of each, if above 0 as a float32."""
+    if size <= _CELLS_A_VOTE * len(cells):
+        sums = np.bincount(cells, votes, minlength=size).astype(np.float32)
+        cells = np.flatnonzero(sums)
+        return cells, sums[cells]
+    order = np.argsort(cells)  # not the stable sort, which takes five times as long
+    cells = cells[order]
+    firsts = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
+    sums = np.add.reduceat(votes[order], firsts, dtype=np.float64).astype(np.float32)
+    voted = sums > 0
+    return cells[firsts[voted]], sums[voted]
+
+
 def _best(rows: Rows, votes: Floats, k: int, allowed: Bools | None, excluded: Rows) -> NDArray[np.int64]:
     """Positions of the k best eligible rows, by (votes descending, row ascending)."""
     eligible = ~is_member(rows, excluded)
     if allowed is not None:
         eligible &= allowed[rows]
     positions = np.flatnonzero(eligible)
+    if len(positions) > k:  # all that tie with the k-th stay, so that the lower rows of them are kept
+        least = np.partition(votes[positions], len(positions) - k)[len(positions) - k]
+        positions = positions[votes[positions] >= least]
     return positions[np.argsort(-votes[positions], kind="stable")[:k]]
 
 

@@ -76,6 +76,27 @@ def test_equal_votes_come_in_row_order() -> None:
     assert channel.recall(users_with_histories([[0]]), 5).rows.tolist() == [2, 1, 3]
 
 
+def test_of_equal_votes_the_lowest_rows_are_the_k_best() -> None:
+    channel = NeighbourChannel("item_knn", RaggedRows.of([[4, 1, 3, 2], [], [], [], []]), np.ones(4, np.float32))
+    assert channel.recall(users_with_histories([[0]]), 2).rows.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("cells_a_vote", [0, 1_000], ids=["sorted", "counted"])
+def test_sorting_votes_and_counting_them_give_the_same(
+    similarity: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, cells_a_vote: int
+) -> None:
+    monkeypatch.setattr(neighbour_channel, "_CELLS_A_VOTE", cells_a_vote)
+    channel = NeighbourChannel("item_knn", *lists_of(similarity), decay=0.5)
+    histories = [[1, 2, 3], [], [39], [4, 1] + [39] * 200]
+    answer = channel.recall(users_with_histories(histories), SIZE)
+    expected = np.array([0.25, 0.5, 1]) @ similarity[[1, 2, 3]]
+    expected[[1, 2, 3]] = 0
+    rows, scores = answer.of(0)
+    np.testing.assert_array_equal(rows, np.argsort(-expected, kind="stable")[: np.count_nonzero(expected)])
+    np.testing.assert_allclose(scores, expected[rows], rtol=1e-6)
+    assert answer.counts[1:].tolist() == [0, 0, 0], "a vote that decay has brought to 0 is none"
+
+
 def test_blocks_of_votes_do_not_change_the_answer(
     similarity: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,5 +148,7 @@ def test_lists_that_do_not_fit_are_refused(tmp_path: Path, films: Catalogue, fil
         NeighbourChannel.open("item_knn", tmp_path, {}, films, film_encoder)
     with pytest.raises(DataError, match="decay"):
         NeighbourChannel("item_knn", RaggedRows.empty(3), np.empty(0, np.float32), decay=0.0)
-    with pytest.raises(DataError, match="similarity"):
+    with pytest.raises(DataError, match="one similarity a vote"):
         NeighbourChannel("item_knn", RaggedRows.empty(3), np.ones(2, np.float32))
+    with pytest.raises(DataError, match="above 0"):
+        NeighbourChannel("item_knn", RaggedRows.of([[1], [0]]), np.array([0.5, 0], np.float32))
