@@ -296,7 +296,7 @@ BASELINES: Final = (
         _grid(days=(1, 7, 30, 90)),
         _needs_times,
     ),
-    Baseline("item_knn", "ItemKNN, cosine", fit_item_knn, _grid(neighbours=(50,))),
+    Baseline("item_knn_cosine", "ItemKNN, cosine", fit_item_knn, _grid(neighbours=(50,))),
     Baseline(
         "ials", "iALS", fit_ials, _grid(factors=(128,), regularisation=(1.0, 10.0), alpha=(1.0, 5.0), iterations=(15,))
     ),

@@ -40,7 +40,7 @@ def data(divided: Split) -> FitData:
         (fit_item_knn, {"neighbours": 50}, 0.0796, 0.0399),
         (fit_ease, {"lambda": 1_000.0, "decay": 0.8}, 0.2320, 0.1290),
     ],
-    ids=["popularity", "item_knn", "ease_recency"],
+    ids=["popularity", "item_knn_cosine", "ease_recency"],
 )
 def test_yardsticks_reach_the_figures_of_their_peers(
     divided: Split, data: FitData, fit, settings, hit_rate_at_10: float, ndcg_at_10: float

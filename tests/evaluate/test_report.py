@@ -72,10 +72,10 @@ def test_yardsticks_are_rows_and_those_that_cannot_be_say_why(toy: Dataset, writ
     config = EvaluationConfig(latency_users=1)
     report = report_on(write_bundle(toy, "last"), toy, tmp_path, config=config)
     found = report["protocols"]["leave_one_out"]
-    assert {"recent_popularity", "ease", "ease_recency", "ials"} <= set(found["models"])
+    assert {"recent_popularity", "item_knn_cosine", "ease", "ease_recency", "ials"} <= set(found["models"])
     assert found["skipped"] == {}
     without = report_on(write_bundle(toy, "last"), toy, tmp_path)["protocols"]["leave_one_out"]
-    assert set(without["skipped"]) == {"recent_popularity", "ease", "ease_recency", "ials"}
+    assert set(without["skipped"]) == {"recent_popularity", "item_knn_cosine", "ease", "ease_recency", "ials"}
     assert "--no-baselines" in without["skipped"]["ease"]
 
 
