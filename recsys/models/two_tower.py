@@ -27,6 +27,7 @@ UNSEEN = 1
 """The item code of whatever training did not show."""
 
 _COLDEST = 0.01
+_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -198,23 +199,34 @@ class TwoTower(nn.Module):
         codes = self.item_index if rows is None else self.item_index[rows]
         return torch.cat([states, self.item_bias(codes)], dim=-1)
 
+    @torch.no_grad()
+    def catalogue_vectors(self) -> Tensor:
+        """(N, d_out) vectors of all items as the index stores them, in blocks and without gradients."""
+        parts = torch.split(torch.arange(len(self.item_index), device=self.item_index.device), _ROWS_AT_ONCE)
+        return torch.cat([self.item_vectors(self.item_states(rows), rows) for rows in parts])
+
+    @torch.no_grad()
     def history_table(self) -> Tensor:
         """(codes, d): what the history encoder is given for an item code; 0 = padding, 1 = unseen.
 
         An item that training did not show is the unseen one in a history, whatever its attributes.
         """
-        size = self.shape.item_codes
-        row_of_code = torch.full((size,), -1, dtype=torch.long, device=self.item_index.device)
-        row_of_code[self.item_index] = torch.arange(len(self.item_index), device=self.item_index.device)
+        device = self.item_index.device
+        row_of_code = torch.full((self.shape.item_codes,), -1, dtype=torch.long, device=device)
+        row_of_code[self.item_index] = torch.arange(len(self.item_index), device=device)
         row_of_code[:2] = -1
-        in_catalogue = row_of_code >= 0
+        parts = torch.split(torch.arange(self.shape.item_codes, device=device), _ROWS_AT_ONCE)
+        table = torch.cat([self._item_states(codes, self._codes_of_rows(row_of_code[codes])) for codes in parts])
+        table[0] = 0.0
+        return table
+
+    def _codes_of_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        """Attribute codes of catalogue rows; row -1 has none."""
         codes = {}
         for name in self.item_names:
-            values = self._item_codes(name, row_of_code.clamp(min=0))
-            shape = (-1,) + (1,) * (values.dim() - 1)
-            codes[name] = values * in_catalogue.view(shape)
-        table = self._item_states(torch.arange(size, device=self.item_index.device), codes)
-        return torch.cat([torch.zeros_like(table[:1]), table[1:]])
+            values = self._item_codes(name, rows.clamp(min=0))
+            codes[name] = values * (rows >= 0).view((-1,) + (1,) * (values.dim() - 1))
+        return codes
 
     def _item_codes(self, name: str, rows: Tensor | None) -> Tensor:
         codes: Tensor = getattr(self, f"item_field_{name}")

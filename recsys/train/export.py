@@ -25,7 +25,6 @@ USER_VECTOR: Final = "user_vector"
 PARITY: Final = 1e-5
 """The largest difference from torch, relative to the largest entry where that is above 1."""
 
-_ITEMS_AT_ONCE: Final = 65_536
 _OPSET: Final = 18
 _TRACED: Final = (2, 3)
 _CHECKED: Final = ((1, 1), (1, 7), (3, 5), (5, 40))
@@ -105,17 +104,11 @@ def sample_inputs(model: TwoTower, batch: int, length: int, rng: np.random.Gener
     return inputs
 
 
-@torch.no_grad()
 def item_vectors(model: TwoTower) -> Floats:
     """(N, d_out) vectors of the whole catalogue, as the index stores them."""
-    parts = [
-        model.item_vectors(model.item_states(rows), rows).cpu().numpy()
-        for rows in torch.split(torch.arange(len(model.item_index), device=model.item_index.device), _ITEMS_AT_ONCE)
-    ]
-    return np.concatenate(parts) if parts else np.empty((0, model.shape.dim), np.float32)
+    return model.catalogue_vectors().cpu().numpy()
 
 
-@torch.no_grad()
 def history_vectors(model: TwoTower) -> Floats:
     """(codes, d) what the user tower is given for each item code; row 0 = zeros, row 1 = unseen."""
     return model.history_table().cpu().numpy()

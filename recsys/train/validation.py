@@ -56,7 +56,7 @@ class RankingValidator:
     @torch.no_grad()
     def ranks(self, model: TwoTower) -> NDArray[np.int64]:
         """(M,) rank of each target, 1 = first, in the order of the evaluation set."""
-        items = model.item_vectors(model.item_states())
+        items = model.catalogue_vectors()
         table = model.history_table()
         ranks = np.empty(len(self.target), np.int64)
         for start in range(0, len(self.order), _BLOCK):
