@@ -25,6 +25,7 @@ USER_VECTOR: Final = "user_vector"
 PARITY: Final = 1e-5
 """The largest difference from torch, relative to the largest entry where that is above 1."""
 
+_USERS_AT_ONCE: Final = 64
 _OPSET: Final = 18
 _TRACED: Final = (2, 3)
 _CHECKED: Final = ((1, 1), (1, 7), (3, 5), (5, 40))
@@ -116,11 +117,18 @@ def history_vectors(model: TwoTower) -> Floats:
 
 @torch.no_grad()
 def user_vectors(model: TwoTower, codes: Mapping[str, NDArray[Any]]) -> Floats:
-    """(B, d_out) vectors of encoded users (see `OnlineEncoder.encode_users`)."""
+    """(B, d_out) vectors of encoded users (see `OnlineEncoder.encode_users`), by torch and in blocks."""
     named = {name: torch.from_numpy(np.asarray(values)) for name, values in codes.items()}
     history, age = named.pop(HISTORY, None), named.pop(HISTORY_AGE, None)
-    vectors = None if history is None else model.history_table()[history.long()]
-    return model.user_vectors(model.newest_user_state(vectors, age, named)).cpu().numpy()
+    table = None if history is None else model.history_table()
+    parts = []
+    for start in range(0, len(next(iter(codes.values()))), _USERS_AT_ONCE):
+        part = slice(start, start + _USERS_AT_ONCE)
+        vectors = None if history is None or table is None else table[history[part].long()]
+        user = {name: values[part] for name, values in named.items()}
+        state = model.newest_user_state(vectors, None if age is None else age[part], user)
+        parts.append(model.user_vectors(state).cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _export(tower: _UserTower, example: Mapping[str, NDArray[Any]], path: Path) -> None:
