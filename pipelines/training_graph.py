@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pipelines.code_digest import BUNDLING, LEARNING, PREPARING, code_digest
+from pipelines.code_digest import BUNDLING, LEARNING, MERGING, PREPARING, code_digest
 from pipelines.presets import PipelineConfig
 from pipelines.step import Step
-from pipelines.works import BundleWork, FitWork, PrepareWork
+from pipelines.works import BundleWork, FitWork, MergeWork, PrepareWork
 from recsys.data.splits import Holdout
 from recsys.errors import ConfigError, UsageError
 from recsys.features.definition import FeatureDefinition
@@ -61,6 +61,8 @@ class TrainingGraph:
         )
         for name in self._recipes:
             self._add_fit(name, branch, f"fit:{name}@{self._holdouts[0]}" if everything else None)
+        if not everything:
+            self._add_merge(branch)
         if everything or holdout.protocol is not None:
             self._add_bundle(branch, self._twins_of(branch))
 
@@ -87,15 +89,27 @@ class TrainingGraph:
             )
         )
 
+    def _add_merge(self, branch: str) -> None:
+        fits = tuple(f"fit:{name}@{branch}" for name in self._recipes)
+        self.steps.append(
+            Step(
+                name=f"merge@{branch}",
+                work=MergeWork(f"prepare@{branch}", fits),
+                inputs=(f"prepare@{branch}", *fits),
+                code=code_digest("recsys.evaluate.merge_weights", MERGING),
+            )
+        )
+
     def _add_bundle(self, branch: str, twins: Mapping[str, str]) -> None:
         fits = tuple(f"fit:{name}@{branch}" for name in self._recipes)
+        merge = f"merge@{self._holdouts[0] if branch == ALL else branch}"
         recorded = self._config.recorded(self._recipes)
         self.steps.append(
             Step(
                 name=f"bundle@{branch}",
-                work=BundleWork(self._out / BUNDLES_FOLDER, recorded, f"prepare@{branch}", fits, twins),
+                work=BundleWork(self._out / BUNDLES_FOLDER, recorded, f"prepare@{branch}", fits, merge, twins),
                 config=recorded,
-                inputs=(f"prepare@{branch}", *fits, *twins.values()),
+                inputs=(f"prepare@{branch}", *fits, merge, *twins.values()),
                 code=code_digest("recsys.bundle.publish", BUNDLING),
             )
         )

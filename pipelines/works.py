@@ -1,4 +1,4 @@
-"""What the steps of a training run do: prepare the data, fit a recipe, assemble a bundle."""
+"""What the steps of a training run do: prepare the data, fit a recipe, weigh the channels, assemble a bundle."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import JsonValue
 
 import recsys
 from pipelines.prepared import Prepared, prepare
 from pipelines.step import LEAVES, Result, StepContext, read_done
-from recsys.bundle.component import components_below
+from recsys.bundle.bundle import open_channel
+from recsys.bundle.component import components_below, read_component
 from recsys.bundle.manifest import FEATURES_FOLDER, USERS_FOLDER, DatasetReference, Manifest, SplitReference
 from recsys.bundle.publish import assemble, verify
 from recsys.bundle.users import write_users
-from recsys.config import Config
+from recsys.cascade.cascade import CascadeConfig
+from recsys.config import Config, parse_config
 from recsys.data.dataset import Dataset
 from recsys.data.splits import Holdout
 from recsys.errors import BundleError
+from recsys.evaluate.merge_weights import choose_weights
 from recsys.features.definition import FeatureDefinition
 from recsys.recipes.recipe import Recipe
+
+WEIGHTS: Final = "weights"
+"""Key of the result of `merge@H`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,34 @@ class FitWork:
 
 
 @dataclass(frozen=True, slots=True)
+class MergeWork:
+    """Step `merge@H`: choose on validation how much each channel's list counts in the merge.
+
+    Attributes:
+        prepared: name of the step with the data.
+        fits: names of the steps with components.
+    """
+
+    prepared: str
+    fits: tuple[str, ...]
+
+    def __call__(self, context: StepContext) -> Result:
+        """Returns the weights, none where there is nothing to choose or to choose by, and what they were chosen by."""
+        data = Prepared.open(context.inputs[self.prepared])
+        view = data.view(seed=0, threads=context.threads, device=context.device)
+        folders = [path for fit in self.fits for path in components_below(context.inputs[fit])]
+        channels = {
+            info.name: open_channel(info, path, view.catalogue, view.encoder)
+            for path in folders
+            if (info := read_component(path)).kind == "channel"
+        }
+        if not view.validation or len(channels) < 2:
+            return {WEIGHTS: {}}
+        chosen = choose_weights(channels, view.validation, view.user_frame)
+        return {WEIGHTS: dict(chosen.weights), **chosen.metrics}
+
+
+@dataclass(frozen=True, slots=True)
 class BundleWork:
     """Step `bundle@H`: assemble a bundle from the fitted components, and verify it.
 
@@ -85,6 +120,7 @@ class BundleWork:
         config: the configuration that the manifest records.
         prepared: name of the step with the data.
         fits: names of the steps with components, in the order of the recipes.
+        merge: name of the step with the channels' weights; a refit's is its twin's.
         twins: protocol → name of the step with that twin.
     """
 
@@ -92,6 +128,7 @@ class BundleWork:
     config: Mapping[str, JsonValue]
     prepared: str
     fits: tuple[str, ...]
+    merge: str
     twins: Mapping[str, str]
 
     def __call__(self, context: StepContext) -> Result:
@@ -120,6 +157,7 @@ class BundleWork:
                 refit=data.info.everything,
             ),
             feature_definition=data.features.definition.model_dump(mode="json"),
+            cascade=parse_config(CascadeConfig, {"weights": _weights(context.inputs[self.merge])}, self.merge),
             config=dict(self.config),
             twins={protocol: _version(context.inputs[step]) for protocol, step in self.twins.items()},
             files={},
@@ -135,6 +173,11 @@ def _content_writer(data: Prepared) -> Callable[[Path], None]:
         write_users(folder / USERS_FOLDER, interactions=data.known(), catalogue=data.catalogue, users=data.users())
 
     return write
+
+
+def _weights(merge_step: Path) -> JsonValue:
+    done = read_done(merge_step)
+    return {} if done is None else done.result[WEIGHTS]
 
 
 def _version(bundle_step: Path) -> str:

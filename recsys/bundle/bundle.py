@@ -83,10 +83,14 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     features = FeatureSet.open(path / FEATURES_FOLDER)
     _same("the feature set", "feature set", features.hash, manifest.feature_set_hash)
     encoder = OnlineEncoder(features, catalogue)
-    channels = _open_channels(path, components.values(), catalogue, encoder)
+    channels = {
+        name: open_channel(info, component_directory(path, name), catalogue, encoder)
+        for name, info in components.items()
+        if info.kind == "channel"
+    }
     scorers = _open_scorers(path, components.values(), catalogue, encoder, channels)
     users = BundleUsers.open(path / USERS_FOLDER)
-    cascade = Cascade(list(channels.values()), list(scorers.values()))
+    cascade = Cascade(channels.values(), scorers.values(), config=manifest.cascade)
     return Bundle(
         manifest.version, path, manifest, components, catalogue, features, encoder, channels, scorers, cascade, users
     )
@@ -126,18 +130,16 @@ def _same(owner: str, what: str, found: str, expected: str) -> None:
         )
 
 
-def _open_channels(
-    path: Path, components: Iterable[ComponentInfo], catalogue: Catalogue, encoder: OnlineEncoder
-) -> dict[str, Channel]:
-    channels: dict[str, Channel] = {}
-    for info in components:
-        if info.kind != "channel":
-            continue
-        opener = CHANNEL_OPENERS.get(info.type)
-        if opener is None:
-            raise _unknown_type(info, CHANNEL_OPENERS)
-        channels[info.name] = opener(info.name, component_directory(path, info.name), info.options, catalogue, encoder)
-    return channels
+def open_channel(info: ComponentInfo, directory: Path, catalogue: Catalogue, encoder: OnlineEncoder) -> Channel:
+    """Opens the channel in a component's folder.
+
+    Raises:
+        BundleError: for a type that there is no opener for, or a file that is not what it should be.
+    """
+    opener = CHANNEL_OPENERS.get(info.type)
+    if opener is None:
+        raise _unknown_type(info, CHANNEL_OPENERS)
+    return opener(info.name, directory, info.options, catalogue, encoder)
 
 
 def _open_scorers(

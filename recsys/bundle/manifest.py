@@ -9,6 +9,7 @@ from typing import Final, Literal
 from pydantic import Field, JsonValue, field_validator
 
 from recsys.bundle.component import files_below, first_line
+from recsys.cascade.cascade import CascadeConfig
 from recsys.config import Config
 from recsys.errors import BundleError
 from recsys.files import sha256_of
@@ -62,6 +63,7 @@ class Manifest(Config):
         feature_set_hash, catalogue_hash: what every component must name too.
         dataset, split: what the models have seen.
         feature_definition: the features, as their definition is written.
+        cascade: sizes of the stages, and the weights of the channels in the merge.
         config: the configuration of the whole training run.
         metrics: component's name → what its training measured.
         twins: protocol → version of the bundle fitted without that protocol's held-out events. The
@@ -78,6 +80,7 @@ class Manifest(Config):
     dataset: DatasetReference
     split: SplitReference
     feature_definition: dict[str, JsonValue] = Field(default_factory=dict)
+    cascade: CascadeConfig = Field(default_factory=CascadeConfig)
     config: dict[str, JsonValue] = Field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
     twins: dict[str, str] = Field(default_factory=dict)

@@ -6,8 +6,10 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from recsys.cascade.answers import ChannelAnswer, ChannelStatus, Ranked, Recalled, StageReport
 from recsys.cascade.merge import Merge, ReciprocalRankFusion
@@ -21,15 +23,17 @@ log = logging.getLogger(__name__)
 
 
 class CascadeConfig(Config):
-    """How many candidates a user has at each stage of `run`, at least k.
+    """How many candidates a user has at each stage of `run`, at least k, and how lists are merged.
 
     Attributes:
         recalled: found by every channel, and left by the merge.
         pre_ranked: left by the pre-ranker for the ranker.
+        weights: how much a channel's list counts in the merge; 1 where a channel is not named.
     """
 
     recalled: int = 500
     pre_ranked: int = 200
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
 
 
 class Cascade:
@@ -38,8 +42,8 @@ class Cascade:
     Args:
         channels: in the order of the masks; at most 32, with different names.
         scorers: at most one a stage.
-        merge: how the lists of several channels become one.
-        config: sizes of the stages.
+        merge: how the lists of several channels become one; None = by rank, weighted as `config` says.
+        config: sizes of the stages, and the weights.
 
     Raises:
         ConfigError: for two channels of one name, two scorers of one stage, or too many channels.
@@ -55,8 +59,8 @@ class Cascade:
         channels, scorers = tuple(channels), tuple(scorers)
         self._channels = {channel.name: channel for channel in channels}
         self._scorers = {scorer.stage: scorer for scorer in scorers}
-        self._merge = merge or ReciprocalRankFusion()
         self._config = config or CascadeConfig()
+        self._merge = merge or ReciprocalRankFusion(weights=self._config.weights)
         if len(self._channels) < len(channels) or len(channels) > MAX_CHANNELS:
             names = ", ".join(channel.name for channel in channels)
             raise ConfigError(f"channels need different names, and at most {MAX_CHANNELS} fit a mask: {names}")
@@ -180,7 +184,7 @@ class Cascade:
         """One list a user; a single channel's list is left as it is, scores included."""
         if len(answers) == 1:
             return answers[0].candidates
-        return self._merge.merge([answer.candidates for answer in answers], k)
+        return self._merge.merge({answer.name: answer.candidates for answer in answers}, k)
 
     def _scored(self, stage: Stage, users: Users, candidates: Candidates, deadline: Deadline | None) -> Scores | None:
         """Scores of a stage, None when it failed or came too late."""

@@ -12,6 +12,7 @@ from recsys.bundle.bundle import open_bundle
 from recsys.bundle.manifest import FileEntry, entry_of
 from recsys.bundle.publish import list_bundles
 from recsys.errors import BundleError, FeatureMismatchError
+from recsys.testing.channel_contract import users_with_histories
 
 
 @pytest.fixture
@@ -41,6 +42,14 @@ def test_everything_that_a_server_needs_is_opened(bundle: Path) -> None:
     state = opened.users.lookup(1)
     assert state is not None
     assert state.history_ids.tolist() == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("channel", ["item_knn", "popularity", "two_tower"])
+def test_lists_are_merged_with_the_weights_of_the_manifest(bundle: Path, channel: str) -> None:
+    rewrite(bundle, "manifest.json", lambda manifest: manifest.update(cascade={"weights": {channel: 1000.0}}))
+    opened, users = open_bundle(bundle), users_with_histories([[1, 5]])
+    first = opened.channels[channel].recall(users, 3).rows
+    assert opened.cascade.recall(users, len(first)).candidates.rows.tolist() == first.tolist()
 
 
 def test_a_component_for_other_features_is_refused_by_its_name(bundle: Path) -> None:

@@ -227,3 +227,11 @@ def test_ambiguous_parts_are_refused() -> None:
         Cascade([Fixed(f"c{i}", []) for i in range(33)])
     with pytest.raises(ConfigError, match=r"one \(pre_rank\), two"):
         Cascade([], [ByRow("one", Stage.PRE_RANK), ByRow("two", Stage.PRE_RANK)])
+
+
+def test_the_configuration_s_weights_decide_the_merge() -> None:
+    channels = [Fixed("weak", [1, 2]), Fixed("strong", [3, 4])]
+    merged = Cascade(channels, config=CascadeConfig(weights={"weak": 0.01})).recall(ONE, 4)
+    assert merged.candidates.rows.tolist() == [3, 4, 1, 2]
+    with pytest.raises(ValueError, match="greater than 0"):
+        CascadeConfig(weights={"weak": 0})

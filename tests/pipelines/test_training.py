@@ -63,18 +63,21 @@ def test_from_a_log_to_a_bundle_and_again_only_what_a_changed_setting_changes(
         "fit:popularity@last",
         "fit:item_knn@last",
         "fit:two_tower@last",
+        "merge@last",
         "bundle@last",
     ]
     bundle = open_bundle(current(first.bundles))
     assert bundle.version == first.version
     assert set(bundle.channels) == {"popularity", "item_knn", "two_tower"}
     assert bundle.manifest.metrics["two_tower"]["epochs"] == 1
+    assert set(bundle.manifest.cascade.weights) == set(bundle.channels)
+    assert max(bundle.manifest.cascade.weights.values()) == 1
 
     assert redone(run_training(config, data.path, tmp_path / "run", display=quiet)) == []
 
     changed = override(config, ["two_tower.dim=16"])
     third = run_training(changed, data.path, tmp_path / "run", display=quiet)
-    assert redone(third) == ["fit:two_tower@last", "bundle@last"]
+    assert redone(third) == ["fit:two_tower@last", "merge@last", "bundle@last"]
     assert current(first.bundles).name == third.version > first.version
 
     back = run_training(config, data.path, tmp_path / "run", display=quiet)
@@ -110,6 +113,19 @@ def test_without_a_refit_the_first_hold_out_is_served_and_names_the_others(
     served = read_manifest(current(run.bundles))
     assert served.split.holdout == "last"
     assert served.twins == {"global_time": run.twins["global_time"]}
+
+
+def test_a_refit_merges_with_the_weights_of_its_twin_and_one_channel_needs_none(
+    tmp_path: Path, toy: Path, quiet: PlainDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = counting(monkeypatch).replaced(recipes=["counting", "item_knn"])
+    run = run_training(config, toy, tmp_path / "two", display=quiet, holdouts=["last"], refit=True)
+    weights = run.steps["merge@last"].result["weights"]
+    assert set(weights) == {"counting", "item_knn"}  # type: ignore[arg-type]
+    for version in (run.version, *run.twins.values()):
+        assert read_manifest(run.bundles / version).cascade.weights == weights
+    alone = run_training(config.replaced(recipes=["counting"]), toy, tmp_path / "one", display=quiet)
+    assert read_manifest(current(alone.bundles)).cascade.weights == {}
 
 
 def test_no_hold_out_chooses_epochs_on_validation_and_serves_a_fit_on_everything(
