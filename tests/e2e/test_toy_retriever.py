@@ -32,7 +32,8 @@ def test_one_file_and_one_line_add_a_retriever(tmp_path: Path, monkeypatch: pyte
     recsys(monkeypatch, "train", *flags, "--data", data, "--out", out)
 
     graph = json.loads((out / "run.json").read_text())
-    assert list(graph["steps"]) == ["prepare@last", "fit:popularity@last", "fit:alphabet@last", "merge@last", "bundle@last"]
+    steps = ["prepare@last", "fit:popularity@last", "fit:alphabet@last", "merge@last", "bundle@last"]
+    assert list(graph["steps"]) == steps
     assert graph["config"]["alphabet"] == {"z_first": True}
 
     bundle = open_bundle(current(out / "bundles"))
