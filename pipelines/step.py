@@ -150,7 +150,6 @@ def carry_out(task: Task) -> Done:
     if done := read_done(task.target):
         return done
     use_threads(task.threads)
-    _clear_attempts(task.target)
     progress = ReportedProgress(task.work_folder)
     started = time.monotonic()
     with replacing_directory(task.target) as out:
@@ -166,12 +165,6 @@ def carry_out(task: Task) -> Done:
         write_text(out / DONE_FILE, done.model_dump_json(indent=2) + "\n")
     shutil.rmtree(task.work_folder, ignore_errors=True)
     return done
-
-
-def _clear_attempts(target: Path) -> None:
-    """Removes what attempts that were killed have left beside the output."""
-    for folder in target.parent.glob(f".{target.name}.*"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def use_threads(threads: int) -> None:

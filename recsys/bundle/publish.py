@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from recsys.bundle.component import (
 )
 from recsys.bundle.manifest import MANIFEST_FILE, FileEntry, Manifest, describe_files, read_manifest
 from recsys.errors import BundleError
-from recsys.files import sync, write_text
+from recsys.files import sync, sync_directory, temporary_directory, write_text
 
 CURRENT_FILE: Final = "CURRENT"
 """Names the version to serve; replaced by one atomic rename."""
@@ -86,7 +84,7 @@ def assemble(
     """
     infos = [read_component(directory) for directory in components]
     _refuse_twice(infos)
-    with _temporary_folder(bundles) as folder:
+    with temporary_directory(bundles, _TEMPORARY) as folder:
         write_content(folder)
         for info, directory in zip(infos, components, strict=True):
             shutil.copytree(directory, component_directory(folder, info.name))
@@ -101,10 +99,7 @@ def assemble(
             }
         )
         write_text(folder / MANIFEST_FILE, complete.model_dump_json(indent=2) + "\n")
-        for part in sorted(folder.rglob("*")):
-            sync(part)
-        sync(folder)
-        folder.chmod(0o755)
+        sync_directory(folder)
         target = bundles / complete.version
         folder.rename(target)
         sync(bundles)
@@ -266,36 +261,3 @@ def _locked(bundles: Path) -> Iterator[None]:
     with (bundles / LOCK_FILE).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _temporary_folder(bundles: Path) -> Iterator[Path]:
-    """A hidden folder to assemble in; those of dead processes are cleared away first.
-
-    The living hold a lock on theirs, so that bundles assembled side by side leave each other alone.
-    """
-    with _locked(bundles):
-        _clear_abandoned(bundles)
-        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=bundles))
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield folder
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clear_abandoned(bundles: Path) -> None:
-    for folder in bundles.glob(f"{_TEMPORARY}*"):
-        try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # took its name this moment
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
-        shutil.rmtree(folder, ignore_errors=True)
