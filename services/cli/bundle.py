@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from services.cli.consoles import text_console
 
 app = typer.Typer(name="bundle", help="Versions of what is served.", no_args_is_help=True)
-console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
+console = text_console(wide=True)
 
 BUNDLES = typer.Option(Path("runs/demo/bundles"), "--bundles", help="The folder that holds the versions.")
 
@@ -44,7 +45,7 @@ def list_versions(bundles: Path = BUNDLES, as_json: bool = typer.Option(False, "
     for entry in rows:
         served, version = "→" if entry["served"] else "", str(entry["version"])
         if entry["components"] is None:
-            table.add_row(served, version, "[red]its manifest cannot be read[/]")
+            table.add_row(served, version, Text("its manifest cannot be read", style="red"))
             continue
         components = entry["components"]
         assert isinstance(components, list)

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from recsys.errors import UsageError
+from services.cli.consoles import text_console
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from recsys.data.describe import Column, Description
     from recsys.data.importing import Imported, Report
 
@@ -95,39 +97,39 @@ def describe_(
     if json:
         typer.echo(description.model_dump_json(indent=2))
     else:
-        _print(description, Console())
+        _print(description, text_console())
 
 
 @contextmanager
 def _progress() -> Iterator[Report]:
     """A spinner with the present step on a terminal, a line a step elsewhere."""
-    console = Console(stderr=True)
+    console = text_console(stderr=True)
     if not sys.stderr.isatty():
-        yield lambda step: console.print(escape(step), soft_wrap=True, highlight=False)
+        yield lambda step: console.print(step)
         return
     with console.status("starting") as status:
-        yield lambda step: status.update(escape(step))
+        yield lambda step: status.update(Text(step))
 
 
 def _say_imported(imported: Imported, seconds: float) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = text_console()
     dataset, counts = imported.dataset, imported.dataset.info.counts
     console.print(
-        f"{escape(str(dataset.path))}: {counts.events:,} events of {counts.users:,} users with {counts.items:,} items "
+        f"{dataset.path}: {counts.events:,} events of {counts.users:,} users with {counts.items:,} items "
         f"in {seconds:.1f} s ({counts.events / max(seconds, 1e-9):,.0f} rows/s); times read as {imported.time}"
     )
     for rejected in imported.rejected:
         console.print(
-            f"left out {rejected.count:,} of {rejected.total:,} rows of {escape(rejected.file.name)}; "
-            f"they are in {escape(str(dataset.path / 'rejected.parquet'))}"
+            f"left out {rejected.count:,} of {rejected.total:,} rows of {rejected.file.name}; "
+            f"they are in {dataset.path / 'rejected.parquet'}"
         )
         for example in rejected.examples:
-            console.print(f"  {escape(example)}")
+            console.print(f"  {example}")
 
 
 def _print(description: Description, console: Console) -> None:
     info, counts = description.info, description.info.counts
-    sizes = Table(title=escape(info.name), show_header=False, title_justify="left")
+    sizes = Table(title=info.name, show_header=False, title_justify="left")
     rows = {
         "events": f"{counts.events:,} ({', '.join(f'{n:,} {kind}s' for kind, n in counts.by_type.items() if n)})",
         "users": f"{counts.users:,} ({info.user_ids} ids)",
@@ -139,7 +141,7 @@ def _print(description: Description, console: Console) -> None:
         "source": info.source,
     }
     for label, value in rows.items():
-        sizes.add_row(label, escape(value))
+        sizes.add_row(label, value)
     console.print(sizes)
     lengths = Table(title="clicks and conversions a user", title_justify="left")
     for share in description.history_lengths:
@@ -155,7 +157,7 @@ def _print(description: Description, console: Console) -> None:
     for label in description.first_events[0]:
         first.add_column(label)
     for event in description.first_events:
-        first.add_row(*(escape(str(value)) for value in event.values()))
+        first.add_row(*(str(value) for value in event.values()))
     console.print(first)
 
 
@@ -164,7 +166,5 @@ def _column_table(title: str, columns: list[Column]) -> Table:
     for label in ("name", "kind", "distinct", "missing", "example"):
         table.add_column(label, justify="right" if label in ("distinct", "missing") else "left")
     for column in columns:
-        table.add_row(
-            escape(column.name), column.kind, f"{column.distinct:,}", f"{column.missing:,}", escape(column.example)
-        )
+        table.add_row(column.name, column.kind, f"{column.distinct:,}", f"{column.missing:,}", column.example)
     return table

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from recsys.errors import RecsysError
+from services.cli.consoles import text_console
 
 SHOWN_USERS = (1, 405, 655)
 """Three users of ml-100k: a usual one, and two with long histories."""
 
-console = Console(soft_wrap=True, highlight=False)
+console = text_console()
 
 
 def register(app: typer.Typer) -> None:
@@ -119,8 +119,8 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _echo(arguments: tuple[str, ...]) -> None:
-    console.print(f"[bold cyan]$ recsys {shlex.join(arguments)}[/]")
+    console.print(f"$ recsys {shlex.join(arguments)}", style="bold cyan")
 
 
 def _title(text: str) -> None:
-    console.print(f"\n[bold]{text}[/]")
+    console.print(f"\n{text}", style="bold")

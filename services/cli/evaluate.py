@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from recsys.errors import UsageError
+from services.cli.consoles import text_console
 
 if TYPE_CHECKING:
     from recsys.evaluate.results import Progress
 
-console = Console(soft_wrap=True, highlight=False)
+console = text_console()
 
 
 def register(app: typer.Typer) -> None:
@@ -88,14 +89,14 @@ def _summarise(report: dict[str, Any]) -> None:
     """One small table a protocol, best first."""
     for protocol, found in report["protocols"].items():
         table = Table("model", "HR@10", "", "NDCG@10", "Recall@100", box=None, header_style="bold")
-        console.print(f"\n[bold]{protocol}[/], {found['events']:,} test events")
+        console.print(Text.assemble("\n", (protocol, "bold"), f", {found['events']:,} test events"))
         for name, row in sorted(found["models"].items(), key=lambda item: -item[1]["ndcg@10"]):
             low, high = row["ci95"]["hr@10"]
             figures = (f"{row[metric]:.4f}" for metric in ("ndcg@10", "recall@100"))
-            table.add_row(name, f"{row['hr@10']:.4f}", f"[dim]{low:.4f} – {high:.4f}[/]", *figures)
+            table.add_row(name, f"{row['hr@10']:.4f}", Text(f"{low:.4f} – {high:.4f}", style="dim"), *figures)
         console.print(table)
         for name, reason in found["skipped"].items():
-            console.print(f"{name}: left out, {reason}", markup=False)
+            console.print(f"{name}: left out, {reason}")
 
 
 @contextmanager
@@ -119,7 +120,7 @@ class _Lines:
         """Says how long the step before took, and what comes."""
         now = time.monotonic()
         if self._step:
-            console.print(f"{self._step}: {now - self._started:.1f} s", markup=False)
+            console.print(f"{self._step}: {now - self._started:.1f} s")
         self._step, self._started = message, now
 
     def advance(self, done: int) -> None:

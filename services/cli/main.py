@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 import recsys
 from recsys.errors import RecsysError
 from services.cli import bench, bundle, data, demo, evaluate, events, recall, serve, store, train
+from services.cli.consoles import text_console
 
 app = typer.Typer(
     name="recsys",
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _say(sentence: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(sentence)}", highlight=False)
+    text_console(stderr=True).print(Text.assemble(("error:", "bold red"), " ", sentence))
 
 
 if __name__ == "__main__":

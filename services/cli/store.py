@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from services.cli.consoles import text_console
 
 if TYPE_CHECKING:
     from recsys.bundle.users import BundleUsers
     from recsys.stores.store import UserState
 
 app = typer.Typer(name="store", help="The feature store.", no_args_is_help=True)
-console = Console(soft_wrap=True, highlight=False)
+console = text_console()
 
 _PLAIN_LINE_EVERY = 100_000
 
@@ -68,7 +69,6 @@ def load(
     console.print(
         f"{written:,} of {count:,} users written to {redacted(redis_url)}, namespace {namespace}, "
         f"in {time.perf_counter() - start:.1f} s; the store knew the others as well or better",
-        markup=False,
     )
 
 

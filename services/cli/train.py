@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from services.cli.consoles import text_console
+
 if TYPE_CHECKING:
     from pipelines.training import TrainingRun
 
-console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
+console = text_console(wide=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +50,7 @@ def train(
         print(to_toml(config.replaced(holdouts=holdout, refit=refit, recipes=names).model_dump(mode="json")), end="")
         return
     try:
-        with shown(console) as display:
+        with shown(Console(soft_wrap=True, highlight=False, emoji=False)) as display:
             run = run_training(
                 config,
                 data,
@@ -62,7 +63,7 @@ def train(
                 address=address,
             )
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command continues from there")
+        text_console(stderr=True).print("interrupted; the same command continues from there")
         raise typer.Exit(1) from None
     _summarise(run, data, out)
 
