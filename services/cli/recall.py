@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from services.cli.consoles import text_console
 
 if TYPE_CHECKING:
     from services.rpc.calls import RecallAnswer, RecommendAnswer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 TITLE = "title"
 TOKEN_VARIABLE = "RECSYS_TOKEN"
 
-console = Console(soft_wrap=True, highlight=False)
+console = text_console()
 
 SERVER = typer.Option("127.0.0.1:50051", help="HOST:PORT of the server.")
 USER = typer.Option("", help="A user's id, or key where ids are strings; left out: an anonymous user.")
@@ -90,16 +91,20 @@ def connect(
     """A client with the credentials of the command line.
 
     Raises:
-        UsageError: a file that cannot be read.
+        UsageError: an address that is none, or a file that cannot be read.
     """
     from recsys.errors import UsageError
     from services.rpc.client import Client
+    from services.rpc.settings import Address
 
+    address = Address.parse(server, "--server")
+    if not address.port:
+        raise UsageError(f"--server {server}: a server has a port from 1 to 65535")
     try:
         token = token_file.read_text().strip() if token_file else os.environ.get(TOKEN_VARIABLE)
     except OSError as error:
         raise UsageError(f"--token-file {token_file}: cannot be read ({error.strerror})") from None
-    return Client(server, token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
+    return Client(str(address), token=token, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key)
 
 
 def item_or_key(text: str, keys: bool) -> int | str:

@@ -39,7 +39,7 @@ class RecallQuery:
     """A Recall or Recommend call; the fields are those of the wire.
 
     Attributes:
-        by_key: some item was named by its string key.
+        by_key: the field that names items by their string keys, "" for none.
     """
 
     user: UserQuery
@@ -50,7 +50,7 @@ class RecallQuery:
     filters: tuple[AttributeFilter, ...] = ()
     channel_lists: bool = False
     attributes: tuple[str, ...] = ()
-    by_key: bool = False
+    by_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ class ScoreQuery:
     user: UserQuery
     item_ids: Ids
     stage: Stage | None = None
-    by_key: bool = False
+    by_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -107,7 +107,7 @@ def recall_query(request: pb.RecallRequest | pb.RecommendRequest) -> RecallQuery
         filters=_filters(request.filters) if request.filters else (),
         channel_lists=request.channel_lists,
         attributes=_names("attributes", request.attributes),
-        by_key=by_key or bool(request.history_keys),
+        by_key="history_keys" if request.history_keys else by_key,
     )
 
 
@@ -117,7 +117,7 @@ def score_query(request: pb.ScoreRequest) -> ScoreQuery:
     items, by_key = _ids("item", request.item_ids, request.item_keys, MAX_SCORED_ITEMS)
     if request.stage not in STAGES:
         raise RequestError("stage", request.stage, "must be STAGE_UNSPECIFIED, STAGE_PRE_RANK or STAGE_RANK")
-    return ScoreQuery(_user(request), items, STAGES[request.stage], by_key or bool(request.history_keys))
+    return ScoreQuery(_user(request), items, STAGES[request.stage], "history_keys" if request.history_keys else by_key)
 
 
 def record_query(request: pb.RecordRequest, now_ms: int | None = None) -> RecordQuery:
@@ -252,15 +252,15 @@ def _user(request: UserFields) -> UserQuery:
     return UserQuery(user_id, history if len(history) else None)
 
 
-def _ids(field: str, ids: Sequence[int], keys: Sequence[str], bound: int) -> tuple[Ids, bool]:
-    """Ids given as integers or as keys, and whether by keys."""
+def _ids(field: str, ids: Sequence[int], keys: Sequence[str], bound: int) -> tuple[Ids, str]:
+    """Ids given as integers or as keys, and the field of the keys where it is these."""
     given = max(len(ids), len(keys))
     names = ("history", "history_keys") if field == "history" else (f"{field}_ids", f"{field}_keys")
     if given > bound:
         raise RequestError(names[len(keys) > len(ids)], f"{given} items", f"must be at most {bound}")
     if ids and keys:
         raise RequestError(names[1], f"{len(keys)} items", f"must not be given together with {names[0]}")
-    return (hash_keys(keys), True) if keys else (np.array(ids, np.int64), False)
+    return (hash_keys(keys), names[1]) if keys else (np.array(ids, np.int64), "")
 
 
 def _bounded(field: str, text: str) -> str:

@@ -116,8 +116,7 @@ class Engine:
             PreconditionError: the bundle has no such stage.
         """
         bundle = self.bundle
-        if query.by_key:
-            _need_string_ids(bundle)
+        _need_string_ids(bundle, query.by_key)
         person = await self._person(bundle, RecallQuery(query.user, 1, exclude_seen=False), deadline)
         rows = bundle.catalogue.rows_of(query.item_ids)
         known = rows >= 0
@@ -202,8 +201,7 @@ def _check(query: RecallQuery, bundle: Bundle) -> RowMask | None:
     for name in query.channels:
         if name not in bundle.channels:
             raise RequestError("channels", name, f"this bundle has: {', '.join(bundle.channels)}")
-    if query.by_key:
-        _need_string_ids(bundle)
+    _need_string_ids(bundle, query.by_key)
     for name in query.attributes:
         if name != TITLE and name not in bundle.catalogue.attribute_names:
             known = ", ".join(dict.fromkeys([TITLE, *bundle.catalogue.attribute_names]))
@@ -211,9 +209,9 @@ def _check(query: RecallQuery, bundle: Bundle) -> RowMask | None:
     return row_mask(bundle.catalogue, query.filters) if query.filters else None
 
 
-def _need_string_ids(bundle: Bundle) -> None:
-    if bundle.catalogue.keys is None:
-        raise RequestError("item_keys", "given", "this bundle's items have integer ids; use the integer fields")
+def _need_string_ids(bundle: Bundle, field: str) -> None:
+    if field and bundle.catalogue.keys is None:
+        raise RequestError(field, "given", "this bundle's items have integer ids; use the integer fields")
 
 
 def person_of(bundle: Bundle, query: RecallQuery, state: UserState, degraded: tuple[str, ...]) -> Person:

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner, Result
 
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, UsageError
 from recsys.testing.serving import RunningServer
 from services.cli.main import app
 
@@ -64,6 +64,21 @@ def test_a_users_mistake_is_one_sentence(
     assert isinstance(ended.exception, RecsysError)
     assert words in str(ended.exception)
     assert ended.exception.exit_code == code
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1:99999", "127.0.0.1:0", "host:port"])
+def test_an_address_that_is_none_is_bad_usage(address: str) -> None:
+    ended = recsys("recall", "--server", address, "--user", "1")
+    assert isinstance(ended.exception, UsageError)
+    assert f"--server {address}" in str(ended.exception)
+
+
+def test_an_event_is_recorded_once_by_id_or_by_key(server: RunningServer) -> None:
+    arguments = ("events", "record", "--server", server.address, "--user", "ann", "--item", "10", "--event-id", "77")
+    assert recsys(*arguments).stdout == "recorded event 77\n"
+    assert "duplicate" in recsys(*arguments).stdout
+    shown = json.loads(recsys("recall", "--server", server.address, "--user", "ann", "-k", "1", "--json").stdout)
+    assert shown["user_state"] == "KNOWN"
 
 
 def test_nobody_there_is_a_failure_that_names_the_server() -> None:

@@ -62,7 +62,7 @@ def test_keys_become_the_ids_that_an_import_gave_them() -> None:
     assert query.user.history is not None
     assert query.user.history.tolist() == [hash_key("a"), hash_key("b")]
     assert query.exclude.tolist() == [hash_key("c")]
-    assert query.by_key
+    assert query.by_key == "history_keys"
 
 
 @pytest.mark.parametrize(

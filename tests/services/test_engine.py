@@ -175,7 +175,8 @@ def test_filters_and_attributes(engine: Engine) -> None:
         ({"channels": ("mind",)}, "channels", "item_knn, popularity, two_tower"),
         ({"filters": (AttributeFilter("colour", any_of=("red",)),)}, "filters.attribute", "year"),
         ({"attributes": ("colour",)}, "attributes", "title"),
-        ({"by_key": True}, "item_keys", "integer"),
+        ({"by_key": "history_keys"}, "history_keys", "integer"),
+        ({"by_key": "exclude_item_keys"}, "exclude_item_keys", "integer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
