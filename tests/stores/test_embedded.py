@@ -31,11 +31,18 @@ def wait_until_gone(pid: int) -> None:
         process.wait(30)
 
 
+def wait_until_synced(server: EmbeddedValkey) -> None:
+    """The log is synced every second; while a slow disk is at it, the server keeps what follows to itself."""
+    with Redis.from_url(server.url, socket_timeout=60) as client:
+        assert client.execute_command("WAITAOF", 1, 0, 30_000)[0] == 1
+
+
 async def test_what_was_recorded_survives_a_killed_server(tmp_path: Path) -> None:
     events = [click(1, item, item, event_id=item) for item in range(100)]
     server = EmbeddedValkey(tmp_path)
     store = RedisStore(server.url, read_timeout=10, write_timeout=10)
     await store.record(events)
+    wait_until_synced(server)
     server.kill()
     server.close()
     with EmbeddedValkey(tmp_path):
