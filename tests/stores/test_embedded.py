@@ -154,6 +154,7 @@ def test_a_server_that_crashed_is_started_again_at_the_same_url(tmp_path: Path) 
     with EmbeddedValkey(tmp_path) as server:
         url, first = server.url, server.pid
         Redis.from_url(url).set("kept", "1")
+        wait_until_synced(server)
         server.kill()
         assert not server.running
         server.restart()
