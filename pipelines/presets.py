@@ -1,4 +1,4 @@
-"""Presets: plain functions from a dataset to the configuration of a whole training run."""
+"""Presets: plain functions from a dataset, where there is one yet, to the configuration of a whole training run."""
 
 from __future__ import annotations
 
@@ -88,21 +88,22 @@ def config_type() -> type[PipelineConfig]:
     return create_model("PipelineConfig", __base__=PipelineConfig, **fields)
 
 
-def demo(dataset: Dataset) -> PipelineConfig:
+def demo(dataset: Dataset | None) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
     values = {"holdouts": _holdouts(dataset), "refit": True, "two_tower": {"max_epochs": 25}}
     return _configured("demo", dataset, values)
 
 
-def movielens_1m(dataset: Dataset) -> PipelineConfig:
+def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
     two_tower = {"batch_users": 16, "max_epochs": 24, "ema": 0.998}
     return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower})
 
 
-def auto(dataset: Dataset) -> PipelineConfig:
+def auto(dataset: Dataset | None) -> PipelineConfig:
     """For a log never seen before: features from its columns, sizes from its size, tested on its newest events."""
-    values = {"holdouts": _holdouts(dataset)[-1:], "refit": True, "two_tower": two_tower_sizes(dataset.info.counts)}
+    sizes = {} if dataset is None else two_tower_sizes(dataset.info.counts)
+    values = {"holdouts": _holdouts(dataset)[-1:], "refit": True, "two_tower": sizes}
     return _configured("auto", dataset, values)
 
 
@@ -120,15 +121,17 @@ def two_tower_sizes(counts: Counts) -> dict[str, Any]:
     }
 
 
-PRESETS: Final[dict[str, Callable[[Dataset], PipelineConfig]]] = {
+PRESETS: Final[dict[str, Callable[[Dataset | None], PipelineConfig]]] = {
     "demo": demo,
     "movielens_1m": movielens_1m,
     "auto": auto,
 }
 
 
-def load_preset(name: str, dataset: Dataset) -> PipelineConfig:
+def load_preset(name: str, dataset: Dataset | None) -> PipelineConfig:
     """A preset by its name, or the configuration in a TOML file.
+
+    Without a dataset a preset leaves the features to be inferred and sizes at their defaults.
 
     Raises:
         ConfigError: when it is neither; names the presets, or the key of the file that is wrong.
@@ -141,10 +144,11 @@ def load_preset(name: str, dataset: Dataset) -> PipelineConfig:
     return parse_config(config_type(), {"preset": path.stem, **read_toml(path)}, str(path))
 
 
-def _configured(name: str, dataset: Dataset, values: dict[str, Any]) -> PipelineConfig:
-    settings = {"preset": name, "features": infer_definition(dataset).model_dump(), **values}
+def _configured(name: str, dataset: Dataset | None, values: dict[str, Any]) -> PipelineConfig:
+    features = "auto" if dataset is None else infer_definition(dataset).model_dump()
+    settings = {"preset": name, "features": features, **values}
     return parse_config(config_type(), settings, f"preset {name}")
 
 
-def _holdouts(dataset: Dataset) -> list[str]:
-    return ["last", "time:0.1"] if dataset.info.time == "real" else ["last"]
+def _holdouts(dataset: Dataset | None) -> list[str]:
+    return ["last", "time:0.1"] if dataset is not None and dataset.info.time == "real" else ["last"]

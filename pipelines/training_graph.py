@@ -115,6 +115,16 @@ class TrainingGraph:
         )
 
 
+def refuse_unusable(config: PipelineConfig) -> None:
+    """The refusals that need no dataset.
+
+    Raises:
+        UsageError, ConfigError: as TrainingGraph.
+    """
+    _held_out(config.holdouts)
+    closure_of_needs(config.recipes)
+
+
 def closure_of_needs(names: Sequence[str]) -> list[str]:
     """The recipes named and all they need, each after its needs.
 

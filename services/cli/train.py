@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 def train(
     preset: str = typer.Option(..., help="demo, movielens_1m, auto, or a TOML file."),
-    data: Path = typer.Option(..., help="Dataset directory, as `recsys data` makes them."),
+    data: Path | None = typer.Option(
+        None, help="Dataset directory, as `recsys data` makes them; only --print-config does without."
+    ),
     out: Path = typer.Option(Path("runs/train"), help="Gets steps/, bundles/ and run.json; a re-run continues there."),
     only: str = typer.Option("", help="Recipes to fit, separated by commas; what they need is fitted too."),
     holdout: list[str] = typer.Option([], help="none, last or time:SHARE; may be given several times."),
@@ -41,13 +43,19 @@ def train(
     from pipelines.presets import load_preset
     from pipelines.toml_text import to_toml
     from pipelines.training import run_training
+    from pipelines.training_graph import refuse_unusable
     from recsys.config import override
     from recsys.data.dataset import Dataset
+    from recsys.errors import UsageError
 
-    config = override(load_preset(preset, Dataset.open(data)), settings)
+    if data is None and not print_config:
+        raise UsageError("--data is missing: give a dataset directory, as `recsys data fetch` or `import` makes them")
+    config = override(load_preset(preset, None if data is None else Dataset.open(data)), settings)
     names = [name.strip() for name in only.split(",") if name.strip()]
-    if print_config:
-        print(to_toml(config.replaced(holdouts=holdout, refit=refit, recipes=names).model_dump(mode="json")), end="")
+    if data is None or print_config:
+        asked = config.replaced(holdouts=holdout, refit=refit, recipes=names)
+        refuse_unusable(asked)
+        print(to_toml(asked.model_dump(mode="json")), end="")
         return
     try:
         with shown(Console(soft_wrap=True, highlight=False, emoji=False)) as display:

@@ -39,6 +39,15 @@ def test_a_printed_preset_reads_back_as_the_same_configuration(tmp_path: Path, t
 
 
 @pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_without_data_is_one_to_start_from(tmp_path: Path, name: str) -> None:
+    config = load_preset(name, None)
+    assert (config.features, config.holdouts) == ("auto", ["last"])
+    file = tmp_path / f"{name}.toml"
+    file.write_text(to_toml(config.model_dump(mode="json")))
+    assert load_preset(str(file), None).model_dump() == config.model_dump()
+
+
+@pytest.mark.parametrize("name", PRESETS)
 def test_order_only_data_are_never_split_by_time(pairs: Dataset, name: str) -> None:
     assert load_preset(name, pairs).holdouts == ["last"]
 

@@ -58,9 +58,20 @@ def test_a_printed_configuration_holds_what_the_command_line_says(
     assert config["two_tower"]["dim"] == 32
 
 
+def test_a_configuration_is_printed_without_data_and_training_needs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recsys(monkeypatch, "train", "--preset", "demo", "--print-config") == 0
+    assert tomllib.loads(capsys.readouterr().out)["features"] == "auto"
+    assert recsys(monkeypatch, "train", "--preset", "demo") == 2
+    assert "--data is missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
+        (["--print-config", "--only", "mind"], "recipe 'mind': there is no such recipe"),
+        (["--print-config", "--holdout", "first"], "--holdout first"),
         (["--preset", "best"], "--preset best: neither a preset"),
         (["--only", "popularity,mind"], "recipe 'mind': there is no such recipe"),
         (["--holdout", "time:2"], "--holdout time:2"),
