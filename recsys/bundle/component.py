@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from recsys.config import Config
 from recsys.errors import BundleError
@@ -102,6 +102,10 @@ def files_below(directory: Path, *, without: str = "") -> list[str]:
     return sorted(name for name in names if name != without)
 
 
-def first_line(error: Exception) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split())
+def first_line(error: ValueError) -> str:
+    """An error's message on one line; of a file that does not fit its model, the first field that is wrong."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    return f"{field}: {first['msg']}" if field else first["msg"]

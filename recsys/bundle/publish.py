@@ -178,10 +178,14 @@ def bundle_path(bundles: Path, version: str) -> Path:
     """bundles/<version>, where that is a bundle.
 
     Raises:
-        BundleError: for a version that is not there, or a name that could leave the folder.
+        BundleError: for a version that is not there, one without its manifest, or a name that
+            could leave the folder.
     """
     path = bundles / version
-    if not _VERSION.match(version) or not (path / MANIFEST_FILE).is_file():
+    named = _VERSION.match(version) is not None
+    if named and path.is_dir() and not (path / MANIFEST_FILE).is_file():
+        raise BundleError(f"{path / MANIFEST_FILE}: is missing; the bundle is refused, restore it or train anew")
+    if not named or not path.is_dir():
         there = ", ".join(_versions(bundles)) or "none"
         raise BundleError(f"{bundles}: there is no version {version!r}; there are: {there}")
     return path

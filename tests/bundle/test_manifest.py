@@ -92,7 +92,10 @@ def test_what_is_no_manifest_is_refused_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(BundleError, match=r"manifest\.json: is not a manifest"):
+    with pytest.raises(BundleError, match=r"manifest\.json: is not a manifest: Invalid JSON.*column \d+$"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"is not a manifest: version: Field required$"):
         read_manifest(tmp_path)
 
 

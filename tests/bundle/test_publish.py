@@ -91,6 +91,14 @@ def test_roll_back_to_a_damaged_version_is_refused(bundles: Path) -> None:
     assert current(bundles).name == second
 
 
+def test_a_version_without_its_manifest_is_refused_by_that_files_name(bundles: Path) -> None:
+    first, _ = versions(bundles)
+    publish(bundles, first)
+    (bundles / first / "manifest.json").unlink()
+    with pytest.raises(BundleError, match=rf"{first}/manifest\.json: is missing"):
+        current(bundles)
+
+
 @pytest.mark.parametrize("name", ["../bundles", "/etc", "", ".", "nope", "a/b"])
 def test_a_name_that_is_no_version_is_refused_with_those_there_are(bundles: Path, name: str) -> None:
     with pytest.raises(BundleError, match="there is no version") as refusal:
