@@ -8,6 +8,7 @@ import polars as pl
 
 from recsys.columns import BID, TITLE
 from recsys.data.id_columns import as_integer
+from recsys.data.timestamps import dates_as_milliseconds
 from recsys.errors import DataError
 
 _LIST_SEPARATOR: Final = "|"
@@ -19,8 +20,8 @@ def type_attributes(frame: pl.DataFrame, *, typed: bool, source: str) -> pl.Data
     """Gives every attribute column one of Int64, Float64, Boolean, String or a list of these.
 
     Text becomes the narrowest type that holds all of its values without loss ("007" stays text); a
-    column in which at least 5% of the values have a "|" is a list, split there. Dates become Unix
-    milliseconds. A title stays text.
+    column in which at least 5% of the values have a "|" is a list, split there. Dates, typed or as
+    text, become Unix milliseconds. A title stays text.
 
     Args:
         frame: attribute columns only, no ids.
@@ -74,6 +75,8 @@ def _parse(column: pl.Series) -> pl.Series:
     for parsed in (_integers(column), column.cast(pl.Float64, strict=False), _truths(column)):
         if len(parsed) - parsed.null_count() == given and not _has_unusual_zero(column, parsed):
             return parsed
+    if (moments := dates_as_milliseconds(column)) is not None:
+        return moments
     with_bar = int(column.str.contains(_LIST_SEPARATOR, literal=True).sum())
     if column.name != TITLE and with_bar >= _LIST_SHARE * given:
         return column.str.split(_LIST_SEPARATOR)

@@ -99,6 +99,16 @@ def plan_times(table: RawTable, column: str) -> TimePlan:
     raise AssertionError("the widest unit takes every number")
 
 
+def dates_as_milliseconds(text: pl.Series) -> pl.Series | None:
+    """A column of text as Unix milliseconds, Int64, where every value is a date; else None."""
+    value = pl.col(text.name)
+    for rows in (text.drop_nulls().head(_SAMPLE), text):  # most text is seen to be none at little cost
+        moments = rows.to_frame().select(_parse_dates(value)).to_series()
+        if moments.null_count() > rows.null_count():
+            return None
+    return moments
+
+
 def _mostly_dates(values: pl.LazyFrame, column: str) -> bool:
     sample = values.filter(pl.col(column).is_not_null()).head(_SAMPLE)
     number = pl.col(column).cast(pl.Float64, strict=False)

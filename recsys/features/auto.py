@@ -165,11 +165,12 @@ class _Column:
         """The column as Unix times where it holds times, else None."""
         if self.dtype in (pl.Date, pl.Datetime):
             return self.column.cast(pl.Datetime("ms")).cast(pl.Int64)
-        if not self.dtype.is_numeric() or not _TIME_NAME.search(self.name):
+        if not self.dtype.is_numeric():
             return None
-        for (low, high), scale in ((_EPOCH_SECONDS, 1000), (_EPOCH_MILLISECONDS, 1)):
-            if self.values.is_between(low, high).all():
-                return self.column.cast(pl.Float64) * scale
+        if self.is_whole and self.values.is_between(*_EPOCH_MILLISECONDS).all():
+            return self.column.cast(pl.Float64)  # an import makes these of dates, whatever their column is called
+        if _TIME_NAME.search(self.name) and self.values.is_between(*_EPOCH_SECONDS).all():
+            return self.column.cast(pl.Float64) * 1000
         return None
 
     def told_before(self, milliseconds: pl.Series) -> float:

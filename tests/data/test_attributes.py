@@ -25,6 +25,9 @@ def typed(values: list[Any], name: str = "x", *, by_file: bool = False, kind: An
         (["0", "0.5"], pl.Float64, [0.0, 0.5]),
         (["a|b", "c"], pl.List(pl.String), [["a", "b"], ["c"]]),
         ([None, None], pl.String, [None, None]),
+        (["2024-01-01", None], pl.Int64, [1_704_067_200_000, None]),
+        (["2024-01-01T00:00:01Z", "2024-01-01 01:00:01+01:00"], pl.Int64, [1_704_067_201_000] * 2),
+        (["2024-01-01", "soon"], pl.String, ["2024-01-01", "soon"]),
     ],
 )
 def test_text_becomes_the_narrowest_type_that_loses_nothing(text: list[Any], kind: Any, values: list[Any]) -> None:
