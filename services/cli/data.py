@@ -76,7 +76,7 @@ def import_(
         users=users,
         user_columns=parse_column_map(user_columns, "--user-columns"),
     )
-    names = parse_column_map(events, "--events")
+    names = parse_column_map(events, "--events", form="name=type, such as view=click")
     options = ImportOptions(reader=reader, event_names=names, ids=ids, max_rejected=max_rejected, name=name)
     start = time.monotonic()
     with _progress() as report:

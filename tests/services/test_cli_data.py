@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -75,6 +76,12 @@ def test_rejected_rows_are_counted_and_shown(recsys: Run, tmp_path: Path) -> Non
         (["import", "table", "log.csv", "--columns", "user=a", "--out", "out"], "there is no column 'user'"),
         (["import", "table", "log.csv", "--columns", "user_id", "--out", "out"], "write it as"),
         (["import", "table", "log.csv", "--columns", "user_id=a,item_id=z", "--out", "out"], "no column 'z'"),
+        (["import", "table", "log.csv", "--events", "view", "--out", "out"], "view=click"),
+        (
+            ["import", "table", "log.csv", "--columns", "user_id=a,item_id=b,timestamp_ms=c,order=c", "--out", "out"],
+            "timestamp_ms= and order= are two times",
+        ),
+        (["import", "table", "none.parquet", "--columns", "user_id=a,item_id=b,order=c", "--out", "out"], "no row"),
         (["import", "table", "log.csv", "--item-columns", "item_id=a", "--out", "out"], "needs --items FILE"),
         (["import", "movielens-dat", ".", "--out", "out"], "has no ratings.dat"),
         (["import", "recbole", ".", "--out", "out"], "exactly one .inter file"),
@@ -90,6 +97,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     (tmp_path / "log.txt").write_text("1 2\n")
     (tmp_path / "words.txt").write_text("1 2\n1 x\n2 3\n")
     (tmp_path / "log.csv").write_text("a,b,c\n1,2,3\n")
+    pl.DataFrame({"a": [], "b": [], "c": []}).write_parquet(tmp_path / "none.parquet")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").write_text("dear")
     assert message in refused(recsys(*arguments))

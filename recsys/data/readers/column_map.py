@@ -29,13 +29,19 @@ _ALIASES: Final = {
 """Common names, in lower case without separators, best first."""
 
 
-def parse_column_map(text: str, flag: str, allowed: Sequence[str] = ()) -> dict[str, str]:
+def parse_column_map(
+    text: str,
+    flag: str,
+    allowed: Sequence[str] = (),
+    form: str = "dataset_column=file_column, such as user_id=user",
+) -> dict[str, str]:
     """Reads `user_id=user,item_id=article`.
 
     Args:
         text: what the command line gave.
         flag: its name, for messages.
         allowed: the dataset columns that may be mapped; empty for any.
+        form: what an assignment should look like, for messages.
 
     Raises:
         UsageError: for an assignment without "=", a name given twice or one that is not allowed.
@@ -44,7 +50,7 @@ def parse_column_map(text: str, flag: str, allowed: Sequence[str] = ()) -> dict[
     for assignment in filter(None, (part.strip() for part in text.split(","))):
         name, equals, source = (part.strip() for part in assignment.partition("="))
         if not equals or not name or not source:
-            raise UsageError(f"{flag} {assignment}: write it as dataset_column=file_column, such as user_id=user")
+            raise UsageError(f"{flag} {assignment}: write it as {form}")
         if allowed and name not in allowed:
             raise UsageError(f"{flag} {assignment}: there is no column {name!r}; there are: {', '.join(allowed)}")
         if name in columns:

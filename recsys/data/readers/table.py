@@ -12,7 +12,7 @@ from recsys.columns import ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.data.readers.column_map import EVENT_COLUMNS, attribute_map, check_sources, recognise
 from recsys.data.readers.raw import LINE, MALFORMED, ORDER, PLACE, ROW, TEXT, RawData, RawTable, ReaderOptions
 from recsys.data.readers.text import TextFile, check_file, filled, first_sentence, header_names, sniff_separator
-from recsys.errors import DataError
+from recsys.errors import DataError, UsageError
 
 _PARQUET_MAGIC: Final = b"PAR1"
 
@@ -39,6 +39,8 @@ def _events(path: Path, columns: Mapping[str, str]) -> RawTable:
     present = list(table.columns())
     if not columns:
         columns = recognise(present, EVENT_COLUMNS)
+    elif TIMESTAMP_MS in columns and ORDER in columns:
+        raise UsageError(f"--columns: {TIMESTAMP_MS}= and {ORDER}= are two times for one event; give one of them")
     check_sources(path, present, columns)
     for name in (USER_ID, ITEM_ID):
         if name not in columns:
@@ -80,8 +82,11 @@ def _open_csv(path: Path) -> RawTable:
 def _open_parquet(path: Path) -> RawTable:
     try:
         schema = pl.read_parquet_schema(path)
+        rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {first_sentence(error)}") from None
+    if not rows:
+        raise DataError(f"{path} holds no row")
     number = pl.col(ROW).cast(pl.Int64)
     columns = [filled(pl.col(name)) if isinstance(kind, pl.String) else pl.col(name) for name, kind in schema.items()]
     frame = (
