@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from recsys.features.feature_set import Field
 from recsys.models.layers.dropout import Dropout
 from recsys.models.layers.fields import EMBEDDING_STD, FieldEmbeddings
-from recsys.models.layers.senet import SENet
+from recsys.models.layers.senet import SENet, squeezed
 from recsys.models.layers.sequence import CausalAttention, MeanPooling
 
 Similarity: TypeAlias = Literal["cosine", "dot"]
@@ -142,6 +142,30 @@ class Tower(nn.Module):
         mixed: Tensor = self.narrow(self.drop(F.gelu(self.widen(weighted.flatten(-2)))))
         return fields[..., 0, :] + mixed if self.main else mixed
 
+    def along(self, main: Tensor, others: Tensor) -> Tensor:
+        """As `forward` at each of T places that share all fields but the main one.
+
+        What is shared is multiplied by its part of the first layer once, not T times: with weights s,
+        W·concat(s_f·e_f) = Σ_f s_f·(W_f·e_f).
+
+        Args:
+            main: (B, T, d).
+            others: (B, F - 1, d).
+
+        Returns:
+            (B, T, d).
+        """
+        if self.senet is None:
+            return main
+        z = torch.cat([squeezed(main).unsqueeze(-1), squeezed(others)[:, None].expand(-1, main.shape[1], -1)], dim=-1)
+        weights = self.senet.gate(z)
+        by_field = self.widen.weight.view(len(self.widen.weight), -1, main.shape[-1])
+        first, rest = by_field[:, 0], by_field[:, 1:]
+        hidden = F.linear(main * weights[..., :1], first, self.widen.bias)
+        hidden = hidden + weights[..., 1:] @ torch.einsum("bfd,hfd->bfh", others, rest)
+        out: Tensor = main + self.narrow(self.drop(F.gelu(hidden)))
+        return out
+
 
 class TwoTower(nn.Module):
     """Both towers, and the encoded catalogue that the item tower runs over.
@@ -243,13 +267,13 @@ class TwoTower(nn.Module):
 
     def user_states(self, history: Tensor, user: Mapping[str, Tensor]) -> Tensor:
         """Item states of right-padded histories (B, L, d) and user codes → (B, L + 1, d), before the last step."""
-        length = history.shape[1]
-        encoded = [] if self.history is None else [self.history.states(history).unsqueeze(2)]
+        places = history.shape[1] + 1
         attributes = self._user_attributes(user)
-        if attributes is not None:
-            encoded.append(attributes[:, None].expand(-1, length + 1, -1, -1))
-        states: Tensor = self.user_tower(torch.cat(encoded, dim=2))
-        return states
+        if self.history is None:
+            alike: Tensor = self.user_tower(attributes)
+            return alike[:, None].expand(-1, places, -1)
+        states = self.history.states(history)
+        return states if attributes is None else self.user_tower.along(states, attributes)
 
     def newest_user_state(self, vectors: Tensor | None, age: Tensor | None, user: Mapping[str, Tensor]) -> Tensor:
         """As `user_states` after the whole history, left-padded with ages: the way it is served. → (B, d)."""

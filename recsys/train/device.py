@@ -20,18 +20,18 @@ def choose_device(wanted: str) -> str:
 
 
 def bf16_autocast(precision: str, device: str) -> bool:
-    """Whether a step runs under bf16 autocast: on a GPU that has it, unless float32 is asked for."""
-    return precision != "float32" and device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    """Whether a step runs under bf16 autocast: on a GPU that has it unless float32 is asked for, on a CPU if asked for.
+
+    On a CPU attention is slower in bf16 than in float32, so "auto" leaves the layers alone there.
+    """
+    if device == "cpu":
+        return precision == "bf16"
+    return precision != "float32" and torch.cuda.is_bf16_supported()
 
 
 def bf16_products(precision: str, device: str) -> bool:
-    """Whether the large products of the loss run in bf16: as autocast, and on a CPU with AVX512-BF16.
-
-    On a CPU attention is slower in bf16 than in float32, so nothing else of a step is.
-    """
-    if device == "cpu":
-        return precision == "bf16" or (precision == "auto" and _avx512_bf16())
-    return bf16_autocast(precision, device)
+    """Whether the large products of the loss run in bf16: as autocast, and by "auto" on a CPU with AVX512-BF16."""
+    return bf16_autocast(precision, device) or (precision == "auto" and device == "cpu" and _avx512_bf16())
 
 
 def _avx512_bf16() -> bool:

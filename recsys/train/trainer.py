@@ -65,7 +65,8 @@ class TrainerConfig(Config):
         time_budget_s: when the clock would end the run before `max_epochs`, the schedule follows the clock, so that
             it still ends at a low rate; None = no bound and the same weights on every machine.
         checkpoint_s: seconds between checkpoints within an epoch.
-        precision: "auto" is bf16 autocast on a GPU that has it, and on a CPU that has it bf16 in the loss alone.
+        precision: "auto" is bf16 autocast on a GPU that has it, and on a CPU that has it bf16 in the loss alone;
+            "bf16" is autocast on both.
     """
 
     lr: float = Bound(2e-3, gt=0)

@@ -32,10 +32,18 @@ class SENet(nn.Module):
         nn.init.zeros_(self.excite.weight)
 
     def weights(self, fields: Tensor) -> Tensor:
-        """S for fields of shape (…, F, d), as (…, F)."""
-        scale = fields.square().mean(dim=-1).add(_TINY).rsqrt()
-        return 2.0 * torch.sigmoid(self.excite(torch.relu(self.squeeze(fields.mean(dim=-1) * scale))))
+        """The weights s of fields (…, F, d), as (…, F)."""
+        return self.gate(squeezed(fields))
+
+    def gate(self, z: Tensor) -> Tensor:
+        """The weights s of fields squeezed to z (…, F), as (…, F)."""
+        return 2.0 * torch.sigmoid(self.excite(torch.relu(self.squeeze(z))))
 
     def forward(self, fields: Tensor) -> Tensor:
         """(…, F, d) → (…, F, d)."""
         return fields * self.weights(fields).unsqueeze(-1)
+
+
+def squeezed(fields: Tensor) -> Tensor:
+    """Vectors (…, d) to (…): z, the mean of each at unit scale."""
+    return fields.mean(dim=-1) * fields.square().mean(dim=-1).add(_TINY).rsqrt()

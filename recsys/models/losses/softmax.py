@@ -146,7 +146,8 @@ class _SampledSoftmax(torch.autograd.Function):
         positive = (users * positives).sum(dim=1)
         if positive_offset is not None:
             positive -= positive_offset
-        masked, columns, offset = masked.int(), columns.int(), offset.to(users.dtype)
+        offset = offset.to(users.dtype)
+        hit_rows, hit_columns = _equal_pairs(masked, columns)
         grad_users, grad_negatives = torch.empty_like(users), torch.zeros_like(negatives)
         norm = torch.empty_like(positive)
         at_once = max(1, _LOGITS_AT_ONCE.get(users.device.type, 1 << 20) // len(negatives))
@@ -154,7 +155,8 @@ class _SampledSoftmax(torch.autograd.Function):
             part = slice(start, start + at_once)
             vectors = users[part].to(kind)
             logits = (vectors @ table.T).to(users.dtype).sub_(offset)
-            logits.masked_fill_(masked[part, None] == columns, _NEVER)
+            low, high = torch.searchsorted(hit_rows, hit_rows.new_tensor([start, start + at_once])).tolist()
+            logits[hit_rows[low:high] - start, hit_columns[low:high]] = _NEVER
             share = torch.softmax(logits, dim=1)
             among_columns = logits.amax(dim=1) - share.amax(dim=1).log()
             norm[part] = torch.logaddexp(among_columns, positive[part])
@@ -170,3 +172,13 @@ class _SampledSoftmax(torch.autograd.Function):
         grads = ctx.saved_tensors
         scale = upstream[0] / len(grads[0])
         return (*(grad * scale for grad in grads), None, None, None, None, None)
+
+
+def _equal_pairs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (i, j) of all pairs with left[i] == right[j], by i: by sorting, not by comparing every pair."""
+    ordered, order = right.sort()
+    first, last = (torch.searchsorted(ordered, left, right=end) for end in (False, True))
+    counts = last - first
+    i = torch.arange(len(left), device=left.device).repeat_interleave(counts)
+    within = torch.arange(len(i), device=left.device) - (counts.cumsum(0) - counts)[i]
+    return i, order[first[i] + within]

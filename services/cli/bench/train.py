@@ -31,7 +31,7 @@ def train(
     batch: int = typer.Option(4096, "--batch", min=64, help="Targets a step."),
     dim: int = typer.Option(64, "--dim", min=8, help="Width of embeddings and vectors."),
     history: int = typer.Option(50, "--history", min=2, help="Items of history that are pooled."),
-    negatives: int = typer.Option(1024, "--negatives", min=1, help="Columns of our in-batch softmax."),
+    negatives: int = typer.Option(512, "--negatives", min=1, help="Columns of our in-batch softmax."),
     seconds: float = typer.Option(5.0, "--seconds", min=0.1, help="How long each trainer runs in a round."),
     rounds: int = typer.Option(3, "--rounds", min=1, help="Rounds; trainers take turns, the median counts."),
     threads: int = typer.Option(0, "--threads", min=0, help="Threads of torch, 0 = all cores."),
