@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import recsys
 from pipelines.display import Display
 from pipelines.graph import StepRun, run_graph
 from pipelines.presets import PipelineConfig
-from pipelines.training_graph import BUNDLES_FOLDER, TrainingGraph
+from pipelines.training_graph import BUNDLES_FOLDER, FIT, TrainingGraph
 from recsys.bundle.publish import current, publish
 from recsys.data.dataset import Dataset
 from recsys.data.splits import Holdout
@@ -136,15 +137,21 @@ def _writing_to(out: Path) -> Iterator[Path]:
 
 
 class _Record:
-    """run.json: configuration, steps, seconds and metrics, brought up to date after every step."""
+    """run.json, brought up to date after every step.
+
+    It holds the configuration, the seconds since the run began, each step with its own, and under
+    `metrics` what each model measured in each branch ("two_tower@last").
+    """
 
     def __init__(self, path: Path, config: PipelineConfig, dataset: Dataset) -> None:
-        self._path = path
+        self._path, self._started = path, time.monotonic()
         self._content: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
             "dataset": {"name": dataset.info.name, "content_hash": dataset.info.content_hash},
             "package_version": recsys.__version__,
+            "seconds": 0.0,
             "steps": {},
+            "metrics": {},
         }
 
     def add(self, run: StepRun) -> None:
@@ -155,6 +162,8 @@ class _Record:
             "cached": run.cached,
             "result": dict(run.result),
         }
+        if run.name.startswith(FIT):
+            self._content["metrics"][run.name.removeprefix(FIT)] = dict(run.result)
         self._write()
 
     def end(self, version: str, twins: Mapping[str, str], published: bool) -> None:
@@ -163,4 +172,5 @@ class _Record:
         self._write()
 
     def _write(self) -> None:
+        self._content["seconds"] = round(time.monotonic() - self._started, 3)
         write_text(self._path, json.dumps(self._content, indent=2) + "\n")

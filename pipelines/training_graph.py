@@ -19,6 +19,8 @@ from recsys.recipes.recipe import Recipe
 
 ALL: Final = "all"
 """The branch that is fitted on everything given."""
+FIT: Final = "fit:"
+"""What the name of a step that fits a model begins with; recipe and branch follow."""
 BUNDLES_FOLDER: Final = "bundles"
 
 
@@ -60,7 +62,7 @@ class TrainingGraph:
             )
         )
         for name in self._recipes:
-            self._add_fit(name, branch, f"fit:{name}@{self._holdouts[0]}" if everything else None)
+            self._add_fit(name, branch, f"{FIT}{name}@{self._holdouts[0]}" if everything else None)
         if not everything:
             self._add_merge(branch)
         if everything or holdout.protocol is not None:
@@ -75,11 +77,11 @@ class TrainingGraph:
 
     def _add_fit(self, name: str, branch: str, twin: str | None) -> None:
         recipe, config = RECIPES[name], self._config.of(name)
-        needs = {need: f"fit:{need}@{branch}" for need in recipe.needs}
+        needs = {need: f"{FIT}{need}@{branch}" for need in recipe.needs}
         light = name in self._config.light
         self.steps.append(
             Step(
-                name=f"fit:{name}@{branch}",
+                name=f"{FIT}{name}@{branch}",
                 work=FitWork(recipe, config, self._config.seed, f"prepare@{branch}", needs, twin),
                 config={"recipe": config.model_dump(mode="json"), "seed": self._config.seed},
                 inputs=(f"prepare@{branch}", *needs.values(), *([twin] if twin else [])),
@@ -90,7 +92,7 @@ class TrainingGraph:
         )
 
     def _add_merge(self, branch: str) -> None:
-        fits = tuple(f"fit:{name}@{branch}" for name in self._recipes)
+        fits = tuple(f"{FIT}{name}@{branch}" for name in self._recipes)
         self.steps.append(
             Step(
                 name=f"merge@{branch}",
@@ -101,7 +103,7 @@ class TrainingGraph:
         )
 
     def _add_bundle(self, branch: str, twins: Mapping[str, str]) -> None:
-        fits = tuple(f"fit:{name}@{branch}" for name in self._recipes)
+        fits = tuple(f"{FIT}{name}@{branch}" for name in self._recipes)
         merge = f"merge@{self._holdouts[0] if branch == ALL else branch}"
         recorded = self._config.recorded(self._recipes)
         self.steps.append(

@@ -205,6 +205,8 @@ def test_the_record_of_a_run_says_what_was_done_and_with_what(
     assert fit["cached"] is False
     assert fit["seconds"] >= 0
     assert fit["result"]["train"] == 12
+    assert record["metrics"]["counting@last"]["train"] == 12
+    assert record["seconds"] >= fit["seconds"]
 
 
 def test_runs_that_cannot_be_are_refused_before_anything_is_started(
