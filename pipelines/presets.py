@@ -16,7 +16,8 @@ from recsys.features.definition import FeatureDefinition
 from recsys.recipes import RECIPES
 
 SMALL_CATALOGUE: Final = 1_000
-MANY_USERS: Final = 50_000
+STEPS_A_PASS: Final = 400
+FEWEST_AT_ONCE, MOST_AT_ONCE = 8, 256
 MANY_EVENTS: Final = 20_000_000
 EVENTS_TO_LEARN_FROM: Final = 50_000_000
 """Events that training sees in all its passes, within the bounds on their number."""
@@ -90,8 +91,8 @@ def config_type() -> type[PipelineConfig]:
 
 def demo(dataset: Dataset | None) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
-    values = {"holdouts": _holdouts(dataset), "refit": True, "two_tower": {"max_epochs": 25}}
-    return _configured("demo", dataset, values)
+    two_tower = {"batch_users": 8, "max_epochs": 8, "ema": 0.99}
+    return _configured("demo", dataset, {"holdouts": _holdouts(dataset), "refit": True, "two_tower": two_tower})
 
 
 def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
@@ -111,11 +112,13 @@ def two_tower_sizes(counts: Counts) -> dict[str, Any]:
     """Sizes of the two-tower for a dataset: what is little learnt from gets a small model, what is much fewer passes.
 
     Thresholds are rules of thumb: some thirty events for each weight of an item's vector at the small end, a number
-    of passes that keeps training within hours on a few cores at the large end. The index chooses for itself.
+    of passes that keeps training within hours on a few cores at the large end. Batches are small where users are few:
+    steps are what a small log lacks (docs/results.md). The index chooses for itself.
     """
     return {
         "dim": 32 if counts.items < SMALL_CATALOGUE else 64,
-        "batch_users": 64 if counts.users < MANY_USERS else 256,
+        "batch_users": max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, counts.users // STEPS_A_PASS)),
+        "ema": 0.99,
         "history": "attention" if counts.events < MANY_EVENTS else "mean",
         "max_epochs": max(LEAST_EPOCHS, min(MOST_EPOCHS, EVENTS_TO_LEARN_FROM // max(counts.events, 1))),
     }
