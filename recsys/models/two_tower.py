@@ -140,7 +140,7 @@ class Tower(nn.Module):
             return fields[..., 0, :]
         weighted = fields if self.senet is None else self.senet(fields)
         mixed: Tensor = self.narrow(self.drop(F.gelu(self.widen(weighted.flatten(-2)))))
-        return fields[..., 0, :] + mixed if self.main else mixed
+        return fields[..., 0, :] + mixed if self.main else mixed.to(fields.dtype)  # autocast may have narrowed it
 
     def along(self, main: Tensor, others: Tensor) -> Tensor:
         """As `forward` at each of T places that share all fields but the main one.

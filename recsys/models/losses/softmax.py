@@ -149,23 +149,26 @@ class _SampledSoftmax(torch.autograd.Function):
         offset = offset.to(users.dtype)
         hit_rows, hit_columns = _equal_pairs(masked, columns)
         grad_users, grad_negatives = torch.empty_like(users), torch.zeros_like(negatives)
-        norm = torch.empty_like(positive)
-        at_once = max(1, _LOGITS_AT_ONCE.get(users.device.type, 1 << 20) // len(negatives))
+        own_share = torch.empty_like(positive)
+        count = len(negatives)
+        at_once = max(1, _LOGITS_AT_ONCE.get(users.device.type, 1 << 20) // count)
+        logits = users.new_empty((min(at_once, len(users)), count + 1))  # the positive is the last column
         for start in range(0, len(users), at_once):
             part = slice(start, start + at_once)
             vectors = users[part].to(kind)
-            logits = (vectors @ table.T).to(users.dtype).sub_(offset)
+            block = logits[: len(vectors)]
+            torch.sub(vectors @ table.T, offset, out=block[:, :count])
             low, high = torch.searchsorted(hit_rows, hit_rows.new_tensor([start, start + at_once])).tolist()
-            logits[hit_rows[low:high] - start, hit_columns[low:high]] = _NEVER
-            share = torch.softmax(logits, dim=1)
-            among_columns = logits.amax(dim=1) - share.amax(dim=1).log()
-            norm[part] = torch.logaddexp(among_columns, positive[part])
-            slope = share.mul_((among_columns - norm[part]).exp_()[:, None]).to(kind)
+            block[hit_rows[low:high] - start, hit_columns[low:high]] = _NEVER
+            block[:, count] = positive[part]
+            share = torch.softmax(block, dim=1)
+            own_share[part] = share[:, count]
+            slope = share[:, :count].to(kind)
             grad_users[part] = slope @ table
             grad_negatives += slope.T @ vectors
-        pull = ((positive - norm).exp_() - 1.0)[:, None]
+        pull = (own_share - 1.0)[:, None]
         ctx.save_for_backward(grad_users.addcmul_(pull, positives), pull * users, grad_negatives)
-        return (norm - positive).mean()
+        return -own_share.clamp_(min=torch.finfo(users.dtype).tiny).log_().mean()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
