@@ -91,7 +91,7 @@ def config_type() -> type[PipelineConfig]:
 
 def demo(dataset: Dataset | None) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
-    two_tower = {"batch_users": 8, "max_epochs": 8, "ema": 0.99}
+    two_tower = {"batch_users": 8, "max_epochs": 14, "ema": 0.99}
     return _configured("demo", dataset, {"holdouts": _holdouts(dataset), "refit": True, "two_tower": two_tower})
 
 
