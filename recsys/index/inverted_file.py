@@ -19,6 +19,8 @@ _FEW_ALLOWED = 20_000
 """Up to so many allowed rows exact search among them is faster than an inverted file, and misses nothing."""
 _OVERFETCH = 1_000
 """Up to so many exclusions are fetched and dropped; beyond, a bitmap keeps them out of the heap."""
+_LIKELY = 64
+"""Exclusions that a first search allows for."""
 TUNED_FOR = 100
 """The number of answers that the number of probes is tuned for."""
 _Reading: Any = faiss.SearchParametersIVF
@@ -99,13 +101,24 @@ class InvertedFile:
         return allowed <= max(_FEW_ALLOWED, read / 4)
 
     def _overfetch(self, queries: Floats, k: int, excluded: RaggedRows | None, probes: int) -> list[Rows]:
-        """One FAISS search for the batch, for as many rows more as the longest exclusion list may take away."""
+        """FAISS searches of the batch for more rows than k, less those excluded.
+
+        Few of a user's excluded rows are among the best for that user, and FAISS's time grows with what it is
+        asked for: the first search allows for `_LIKELY` of them, a second one for all where that was too few.
+        """
         longest = 0 if excluded is None else int(excluded.lengths.max(initial=0))
-        _, found = self.faiss_index.search(queries, _with_margin(k) + longest, params=self._reading(probes))
+        extra = min(longest, _LIKELY)
+        wanted, parameters = _with_margin(k), self._reading(probes)
+        _, found = self.faiss_index.search(queries, wanted + extra, params=parameters)
         if excluded is None:
             return [_ascending(rows) for rows in found]
-        eligible = (rows[~is_member(rows, excluded[b])] for b, rows in enumerate(found))
-        return [_ascending(rows[: _with_margin(k)]) for rows in eligible]
+        eligible = [rows[~is_member(rows, excluded[b])] for b, rows in enumerate(found)]
+        short = [b for b, rows in enumerate(eligible) if len(rows) < wanted] if extra < longest else []
+        if short:
+            _, found = self.faiss_index.search(queries[short], wanted + longest, params=parameters)
+            for b, rows in zip(short, found, strict=True):
+                eligible[b] = rows[~is_member(rows, excluded[b])]
+        return [_ascending(rows[:wanted]) for rows in eligible]
 
     def _select(self, query: Floats, k: int, bits: Any, excluded: Rows | None, probes: int) -> Rows:
         """One query, where FAISS skips what the bitmap does not allow."""
