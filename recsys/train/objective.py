@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recsys.models.losses.softmax import Correction, expected_counts, full_softmax, sampled_softmax
 from recsys.models.two_tower import Negatives, SequenceBatch, TwoTower
@@ -40,7 +41,7 @@ class TwoTowerObjective:
     def _full(self, batch: SequenceBatch) -> Tensor:
         states = self.model.item_states()
         return full_softmax(
-            self._users(batch, states[batch.history]),
+            self._users(batch, F.embedding(batch.history, states)),
             self.model.item_vectors(states),
             batch.targets[batch.targets >= 0],
             label_smoothing=self.label_smoothing,
@@ -56,9 +57,9 @@ class TwoTowerObjective:
         states = self.model.item_states(rows)
         vectors = self.model.item_vectors(states, rows)
         return sampled_softmax(
-            self._users(batch, states[history.view_as(batch.history)]),
-            vectors[positive],
-            vectors[negative],
+            self._users(batch, F.embedding(history.view_as(batch.history), states)),
+            F.embedding(positive, vectors),
+            F.embedding(negative, vectors),
             positive_rows=targets,
             negative_rows=negatives.rows,
             log_expected=self._log_expected(negatives, negatives.rows),
@@ -70,7 +71,8 @@ class TwoTowerObjective:
 
     def _users(self, batch: SequenceBatch, history: Tensor) -> Tensor:
         """(R, d_out) user vectors at the places with a target, over the temperature."""
-        states = self.model.user_states(history, batch.user)[batch.targets >= 0]
+        places = (batch.targets >= 0).flatten().nonzero()[:, 0]
+        states = self.model.user_states(history, batch.user).flatten(0, 1).index_select(0, places)
         return self.model.user_vectors(states) * self.model.logit_scale()
 
     def _log_expected(self, negatives: Negatives, rows: Tensor) -> Tensor:

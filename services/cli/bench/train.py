@@ -31,17 +31,18 @@ def train(
     batch: int = typer.Option(4096, "--batch", min=64, help="Targets a step."),
     dim: int = typer.Option(64, "--dim", min=8, help="Width of embeddings and vectors."),
     history: int = typer.Option(50, "--history", min=2, help="Items of history that are pooled."),
-    negatives: int = typer.Option(512, "--negatives", min=1, help="Columns of our in-batch softmax."),
+    negatives: int = typer.Option(256, "--negatives", min=1, help="Columns of our in-batch softmax."),
     seconds: float = typer.Option(5.0, "--seconds", min=0.1, help="How long each trainer runs in a round."),
     rounds: int = typer.Option(3, "--rounds", min=1, help="Rounds; trainers take turns, the median counts."),
-    threads: int = typer.Option(0, "--threads", min=0, help="Threads of torch, 0 = all cores."),
+    threads: int = typer.Option(1, "--threads", min=0, help="Threads of torch in each trainer, 0 = all cores."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON for a machine."),
 ) -> None:
     """Train a two-tower with mean-pooled history on a dataset for some seconds, and the peer on the same features.
 
     A sample is one target with the history before it. Ours: SENet two-tower, every place of a window is a target,
-    corrected in-batch softmax. Peer: DSSM, one row a target with its padded history, point-wise loss, the cheapest
-    that it has. Same fields, embedding width, hidden layers and batch; each with its own optimiser step.
+    corrected in-batch softmax, whole optimiser step with clipping. Peer: DSSM in its own training loop, one row a
+    target with its padded history, point-wise loss on a positive or a negative, the cheapest that it has. Same fields,
+    embedding width, hidden layers and batch. One thread each unless told otherwise: the figure is then one of a core.
     """
     from recsys.evaluate.provenance import commit, machine
     from services.cli.bench.training_rates import Workload, attributes, measure, prepared

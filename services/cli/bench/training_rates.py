@@ -7,6 +7,7 @@ import importlib.util
 import io
 import itertools
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -92,6 +93,7 @@ def measure(workload: Workload, *, seconds: float, rounds: int) -> dict[str, Any
     The trainers take turns, so that what else the machine does meets all of them alike. The peer takes part where
     it can be imported.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a trainer that waits must not spin beside the one that runs
     found: dict[str, list[float]] = {}
     with contextlib.ExitStack() as running:
         trainers = {name: running.enter_context(_Runner(name, workload)) for name in _trainers(workload)}
@@ -118,6 +120,7 @@ class _Runner:
 
     def __enter__(self) -> _Runner:
         self._process.start()
+        self._receive()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,11 +135,12 @@ class _Runner:
             TrainingError: when the process ended.
         """
         self._here.send(seconds)
+        return self._receive()
+
+    def _receive(self) -> float:
         while not self._here.poll(1.0):
             if not self._process.is_alive():
-                raise TrainingError(
-                    f"a measuring process ended with code {self._process.exitcode}; see its error above"
-                )
+                raise TrainingError(f"a measuring process ended with code {self._process.exitcode}, its error is above")
         return float(self._here.recv())
 
 
@@ -148,6 +152,7 @@ def _serve_rates(name: str, workload: Workload, requests: Any) -> None:
     stepper = _stepper(name, workload)
     for _ in range(_WARM_UP):
         next(stepper)
+    requests.send(0.0)  # warm: the next may start, and then the rounds
     while (seconds := requests.recv()) is not None:
         samples, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
@@ -157,11 +162,11 @@ def _serve_rates(name: str, workload: Workload, requests: Any) -> None:
 
 def _stepper(name: str, workload: Workload) -> Stepper:
     if name in (OURS, OURS_BF16):
-        return ours(workload, "bf16" if name == OURS_BF16 else "float32")
+        return ours(workload, "auto" if name == OURS_BF16 else "float32")
     return peer(workload, stock_batches if name == _STOCK else sliced_batches)
 
 
-def ours(workload: Workload, precision: Literal["float32", "bf16"]) -> Stepper:
+def ours(workload: Workload, precision: Literal["float32", "auto"]) -> Stepper:
     """Steps of this project's trainer: SENet towers, mean-pooled history, corrected in-batch softmax."""
     keep_freed_memory()
     view = workload.view()
