@@ -30,7 +30,7 @@ HISTORY_FILE: Final = "PUBLISHED"
 """Versions in the order they were published, one a line; the last one that CURRENT names counts."""
 LOCK_FILE: Final = ".lock"
 _TEMPORARY: Final = ".assembling."
-_VERSION: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_VERSION: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
 @dataclass(frozen=True, slots=True)

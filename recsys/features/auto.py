@@ -167,9 +167,10 @@ class _Column:
             return self.column.cast(pl.Datetime("ms")).cast(pl.Int64)
         if not self.dtype.is_numeric():
             return None
-        if self.is_whole and self.values.is_between(*_EPOCH_MILLISECONDS).all():
+        numbers = self.values.cast(pl.Float64)  # a narrow integer column cannot be compared with times as it is
+        if self.is_whole and numbers.is_between(*_EPOCH_MILLISECONDS).all():
             return self.column.cast(pl.Float64)  # an import makes these of dates, whatever their column is called
-        if _TIME_NAME.search(self.name) and self.values.is_between(*_EPOCH_SECONDS).all():
+        if _TIME_NAME.search(self.name) and numbers.is_between(*_EPOCH_SECONDS).all():
             return self.column.cast(pl.Float64) * 1000
         return None
 

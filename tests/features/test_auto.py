@@ -146,3 +146,11 @@ def test_the_description_has_a_line_a_column(dataset: Dataset) -> None:
 def test_the_toy_set_is_understood(tmp_path: Path) -> None:
     features = infer_definition(write_toy(tmp_path / "toy")).features
     assert {f.name: f.kind for f in features}["genres"] == "list"
+
+
+def test_a_narrow_integer_column_is_looked_at_without_overflow(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": [1, 2, 3], "weight": pl.Series([10, 20, 35], dtype=pl.Int8)})
+    events = pl.DataFrame({"user_id": [7, 7, 8], "item_id": [1, 2, 3], "timestamp_ms": [0, 1, 0]})
+    users = pl.DataFrame({"user_id": [7, 8]})
+    dataset = write_dataset(tmp_path / "data", events=events, items=items, users=users, name="narrow", time="order")
+    assert "weight" in {feature.name for feature in infer_definition(dataset).attributes("item")}

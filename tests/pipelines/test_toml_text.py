@@ -40,3 +40,7 @@ def test_what_toml_cannot_say_is_left_out_and_what_is_no_setting_refused() -> No
     assert math.isnan(tomllib.loads(to_toml({"x": math.nan}))["x"])
     with pytest.raises(TypeError, match="has no form in TOML"):
         to_toml({"x": object()})
+
+
+def test_a_key_that_ends_in_a_new_line_is_quoted() -> None:
+    assert tomllib.loads(to_toml({"0\n": {"1\n": 2}})) == {"0\n": {"1\n": 2}}
