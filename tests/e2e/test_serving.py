@@ -210,15 +210,21 @@ def test_nothing_is_left_when_the_supervisor_is_killed(server: RunningServer) ->
 
 
 def test_overload_is_refused_at_once(bundles: Path) -> None:
-    with (
-        RunningServer(bundles, "--workers", "1", "--max-in-flight", "2") as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
+    flags = ["--workers", "1", "--max-in-flight", "2", "--store-timeout-ms", "5000"]
+    with RunningServer(bundles, *flags) as server, grpc.insecure_channel(server.address) as channel:
         stub = pb_grpc.RetrievalStub(channel)
-        asked: list[Future[pb.RecallResponse]] = [stub.Recall.future(RECALL, timeout=PATIENCE) for _ in range(200)]
-        codes = [future.exception().code() if future.exception() else StatusCode.OK for future in asked]  # type: ignore[union-attr]
-        assert set(codes) == {StatusCode.OK, StatusCode.RESOURCE_EXHAUSTED}
-        assert stub.Recall(RECALL).item_ids
+        assert stub.Recall(RECALL, timeout=PATIENCE).item_ids
+        (store,) = [process for process in server.processes() if "valkey" in process.name()]
+        store.suspend()  # calls that wait for it stay in flight
+        asked: list[Future[pb.RecallResponse]] = [stub.Recall.future(RECALL, timeout=PATIENCE) for _ in range(20)]
+        end = time.monotonic() + PATIENCE
+        while sum(future.done() for future in asked) < 18 and time.monotonic() < end:
+            time.sleep(0.01)
+        refused = [future.exception() for future in asked if future.done()]
+        store.resume()
+        assert [error.code() for error in refused if error] == [StatusCode.RESOURCE_EXHAUSTED] * 18  # type: ignore[attr-defined]
+        assert sum(future.exception() is None for future in asked) == 2
+        assert stub.Recall(RECALL, timeout=PATIENCE).item_ids
 
 
 def recsys(*arguments: str) -> subprocess.CompletedProcess[str]:
