@@ -8,7 +8,7 @@ tower serves the history, the targets and the index.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -69,13 +69,14 @@ class Negatives:
 
     Attributes:
         rows: (M,) catalogue rows.
-        own: (R,) the column that was drawn from this very target, -1 = none.
-        others: expected number of columns that are other targets, drawn by their share of the data.
+        sequences: (M,) the batch's sequence that a column is a target of, -1 = drawn from the catalogue; no column
+            of its own sequence.
+        others: expected number of columns that are targets of other sequences, drawn by their share of the data.
         uniform: number of columns drawn evenly from the catalogue.
     """
 
     rows: Tensor
-    own: Tensor
+    sequences: Tensor
     others: float
     uniform: int
 
@@ -104,8 +105,8 @@ class SequenceBatch:
             return self
         moved = None
         if self.negatives is not None:
-            rows, own = self.negatives.rows.to(device), self.negatives.own.to(device)
-            moved = Negatives(rows, own, self.negatives.others, self.negatives.uniform)
+            drawn = self.negatives
+            moved = replace(drawn, rows=drawn.rows.to(device), sequences=drawn.sequences.to(device))
         user = {name: codes.to(device) for name, codes in self.user.items()}
         return SequenceBatch(self.history.to(device), self.targets.to(device), user, moved, self.samples)
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from recsys.data.interactions import Interactions
 from recsys.models.two_tower import Negatives, SequenceBatch
+from recsys.types import offsets_of
 
 _BUCKETED_BATCHES = 32
 """Users are sorted by length within this many batches at a time: little padding, and still a random order."""
+_USERS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,32 @@ class SequenceSource:
         self.steps = -(-len(sequences) // sampling.batch_users)
 
     def shares(self) -> NDArray[np.float32]:
-        """(N,) q, each row's share of all choices."""
-        counts = np.bincount(self.sequences.rows, minlength=self.catalogue_size)
-        shares: NDArray[np.float32] = (counts / max(1, counts.sum())).astype(np.float32)
+        """(N,) q, each row's expected share of the targets of an epoch.
+
+        Not its share of all choices: of a sequence longer than a window an epoch holds one window, so that those who
+        chose most count for less than they chose.
+        """
+        counts = np.bincount(self.sequences.rows, self._chances(), minlength=self.catalogue_size)
+        shares: NDArray[np.float32] = (counts / max(1.0, counts.sum())).astype(np.float32)
         return shares
+
+    def _chances(self) -> NDArray[np.float64]:
+        """(T,) the probability that an interaction is a target of an epoch: the share of windows that it is one of.
+
+        Window s of a sequence of n covers the W places from s on, s = 0 … n - W; its first place is a target for
+        s = 0 alone.
+        """
+        width = self.sampling.length + 1
+        chances = np.ones(self.sequences.size)
+        lengths = self.sequences.lengths
+        cut = np.flatnonzero(lengths > width)
+        for users in np.array_split(cut, len(cut) // _USERS_AT_ONCE + 1):
+            count = np.repeat(lengths[users], lengths[users])
+            place = np.arange(len(count)) - np.repeat(offsets_of(lengths[users])[:-1], lengths[users])
+            later = np.minimum(place - 1, count - width) - np.maximum(1, place - width + 1) + 1
+            windows = np.maximum(later, 0) + (place < width)
+            chances[np.repeat(self.sequences.offsets[users], lengths[users]) + place] = windows / (count - width + 1)
+        return chances
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[SequenceBatch]:
         """The batches of an epoch from step `start` on; the same ones each time."""
@@ -89,7 +113,7 @@ class SequenceSource:
             history=torch.from_numpy(history),
             targets=torch.from_numpy(targets),
             user={name: torch.from_numpy(codes[users]) for name, codes in self.user_codes.items()},
-            negatives=self._negatives(targets[targets >= 0], rng),
+            negatives=self._negatives(targets, rng),
             samples=int((targets >= 0).sum()),
         )
 
@@ -102,17 +126,22 @@ class SequenceSource:
         steps = [order[at : at + size] for at in range(0, len(order), size)]
         return [steps[i] for i in rng.permutation(len(steps))]
 
-    def _negatives(self, positives: NDArray[np.int64], rng: np.random.Generator) -> Negatives | None:
-        """Columns for a sampled softmax; None for the whole catalogue."""
+    def _negatives(self, targets: NDArray[np.int64], rng: np.random.Generator) -> Negatives | None:
+        """Columns for a sampled softmax; None for the whole catalogue.
+
+        Of the R targets (B, L + 1) M' are drawn without putting back. A row of a sequence with n of them expects
+        M' (R - n) / R columns of other sequences; the mean over all rows is what the correction is told.
+        """
         if not self.sampling.in_batch and not self.sampling.uniform:
             return None
-        drawn = rng.permutation(len(positives))[: self.sampling.in_batch]
-        own = np.full(len(positives), -1)
-        own[drawn] = np.arange(len(drawn))
+        sequence, place = np.nonzero(targets >= 0)
+        drawn = rng.permutation(len(sequence))[: self.sampling.in_batch]
         uniform = rng.integers(0, self.catalogue_size, self.sampling.uniform)
+        lengths = np.bincount(sequence)
+        same = float((lengths**2).sum()) / max(1, len(sequence)) ** 2
         return Negatives(
-            rows=torch.from_numpy(np.concatenate([positives[drawn], uniform])),
-            own=torch.from_numpy(own),
-            others=len(drawn) * (1.0 - 1.0 / max(1, len(positives))),
+            rows=torch.from_numpy(np.concatenate([targets[sequence[drawn], place[drawn]], uniform])),
+            sequences=torch.from_numpy(np.concatenate([sequence[drawn], np.full(len(uniform), -1)])),
+            others=len(drawn) * (1.0 - same),
             uniform=self.sampling.uniform,
         )

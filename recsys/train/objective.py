@@ -51,6 +51,7 @@ class TwoTowerObjective:
     def _sampled(self, batch: SequenceBatch, negatives: Negatives) -> Tensor:
         """The item tower runs over the items that occur in the batch, each once."""
         targets = batch.targets[batch.targets >= 0]
+        sequences = (batch.targets >= 0).nonzero()[:, 0]
         asked = torch.cat([batch.history.flatten(), targets, negatives.rows])
         rows, place = torch.unique(asked, return_inverse=True)
         history, positive, negative = place.split([batch.history.numel(), len(targets), len(negatives.rows)])
@@ -64,7 +65,8 @@ class TwoTowerObjective:
             negative_rows=negatives.rows,
             log_expected=self._log_expected(negatives, negatives.rows),
             positive_log_expected=self._log_expected(negatives, targets),
-            own=negatives.own,
+            row_groups=sequences,
+            column_groups=negatives.sequences,
             correction=self.correction,
             bf16=self.bf16,
         )

@@ -48,8 +48,8 @@ def test_sampled_softmax_has_the_gradients_of_its_formula(correction: Correction
     torch.manual_seed(0)
     users, items = (torch.randn(n, 5, dtype=torch.float64, requires_grad=True) for n in (7, 9))
     positive, negative = torch.randint(0, 9, (7,)), torch.randint(0, 9, (6,))
-    own = torch.tensor([0, 1, 2, -1, -1, -1, -1])
-    negative[:3] = positive[:3]
+    sequences, drawn_from = torch.tensor([0, 0, 1, 1, 1, 2, 2]), torch.tensor([0, 0, 1, 2, -1, -1])
+    negative[[0, 1, 4]] = positive[[0, 1, 6]]
     log_expected = torch.randn(9, dtype=torch.float64)
     ours = sampled_softmax(
         users,
@@ -59,7 +59,8 @@ def test_sampled_softmax_has_the_gradients_of_its_formula(correction: Correction
         negative_rows=negative,
         log_expected=log_expected[negative],
         positive_log_expected=log_expected[positive],
-        own=own,
+        row_groups=sequences,
+        column_groups=drawn_from,
         correction=correction,
     )
     f_positive, f_columns = (users * items[positive]).sum(dim=1), users @ items[negative].T
@@ -67,8 +68,10 @@ def test_sampled_softmax_has_the_gradients_of_its_formula(correction: Correction
         f_columns = f_columns - log_expected[negative]
     if correction == "classic":
         f_positive = f_positive - log_expected[positive]
-    hits = positive[:, None] == negative if correction == "corrected" else own[:, None] == torch.arange(6)
-    logits = torch.cat([f_positive[:, None], f_columns.masked_fill(hits, -torch.inf)], dim=1)
+    masked = sequences[:, None] == drawn_from
+    if correction == "corrected":
+        masked |= positive[:, None] == negative
+    logits = torch.cat([f_positive[:, None], f_columns.masked_fill(masked, -torch.inf)], dim=1)
     formula = F.cross_entropy(logits, torch.zeros(7, dtype=torch.long))
     assert torch.allclose(ours, formula)
     gradients = [torch.autograd.grad(loss, (users, items)) for loss in (ours, formula)]
@@ -80,7 +83,7 @@ def test_a_row_whose_columns_are_all_its_own_item_learns_nothing_and_breaks_noth
     users, items = torch.randn(1, 4, requires_grad=True), torch.randn(1, 4)
     row = torch.zeros(1, dtype=torch.long)
     loss = sampled_softmax(
-        users, items, items, positive_rows=row, negative_rows=row, log_expected=torch.zeros(1), own=row
+        users, items, items, positive_rows=row, negative_rows=row, log_expected=torch.zeros(1), column_groups=row
     )
     loss.backward()
     assert loss.item() == 0.0
@@ -163,7 +166,7 @@ def learned_scores(correction: Correction) -> tuple[Tensor, Tensor]:
             negative_rows=rows,
             log_expected=log_expected[rows],
             positive_log_expected=log_expected[rows],
-            own=torch.arange(batch),
+            column_groups=torch.arange(batch),
             correction=correction,
         )
         optimiser.zero_grad()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from recsys.data.interactions import Interactions
+from recsys.models.losses.softmax import expected_counts
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.types import offsets_of
 
@@ -73,14 +77,72 @@ def test_sampled_columns_are_targets_of_the_batch_then_even_draws() -> None:
     batch = next(source.epoch(0))
     negatives = batch.negatives
     assert negatives is not None
-    targets = batch.targets[batch.targets >= 0]
-    own = negatives.own
-    assert negatives.rows.shape == (21,)
-    assert int((own >= 0).sum()) == 16
-    assert torch.equal(negatives.rows[own[own >= 0]], targets[own >= 0])
-    assert abs(negatives.others - 16 * (1 - 1 / len(targets))) < 1e-9
+    assert negatives.rows.shape == negatives.sequences.shape == (21,)
+    assert negatives.sequences[16:].tolist() == [-1] * 5
+    for row, sequence in zip(negatives.rows[:16], negatives.sequences[:16], strict=True):
+        assert row in batch.targets[sequence]
+
+
+def agree(differences: NDArray[np.float64]) -> bool:
+    """Whether the mean of rounds (rounds, n) is zero but for chance: six standard errors."""
+    error = differences.std(axis=0) / np.sqrt(len(differences))
+    return bool((np.abs(differences.mean(axis=0)) <= 6 * error + 1e-9).all())
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=12),
+    items=st.integers(2, 12),
+    window=st.integers(1, 9),
+    in_batch=st.integers(0, 20),
+    uniform=st.integers(1, 6),
+)
+@settings(max_examples=20, deadline=None)
+def test_a_rows_negative_columns_hold_each_item_as_often_as_expected(
+    lengths: list[int], items: int, window: int, in_batch: int, uniform: int
+) -> None:
+    rng = np.random.default_rng([*lengths, items])
+    law = rng.dirichlet(np.ones(items))
+    sampling = SequenceSampling(len(lengths), window, in_batch, uniform)
+    differences = []
+    for epoch in range(300):
+        data = interactions(*[rng.choice(items, n, p=law).tolist() for n in lengths])
+        (batch,) = SequenceSource(data, {}, items, sampling).epoch(epoch)
+        drawn = batch.negatives
+        assert drawn is not None
+        owners = (batch.targets >= 0).nonzero()[:, 0]
+        used = owners[:, None] != drawn.sequences
+        counts = np.bincount(drawn.rows.expand_as(used)[used], minlength=items) / len(owners)
+        differences.append(counts - expected_counts(torch.from_numpy(law), drawn.others, uniform, items).numpy())
+    assert agree(np.array(differences))
+
+
+def test_over_an_epoch_the_columns_that_rows_meet_have_the_shares_of_the_source() -> None:
+    """Steps hold sequences of like length, and windows cut the long ones: the shares must know of both."""
+    data = interactions(*[[i % 7] * 2 for i in range(8)], *[[7 + (i + j) % 5 for j in range(15)] for i in range(8)])
+    sampling = SequenceSampling(batch_users=4, length=5, in_batch=6)
+    source = SequenceSource(data, {}, 12, sampling)
+    differences = []
+    for epoch in range(400):
+        met, rows = np.zeros(12), 0
+        for batch in source.epoch(epoch):
+            assert batch.negatives is not None
+            met += batch.samples * np.bincount(batch.negatives.rows, minlength=12)
+            rows += batch.samples
+        differences.append(met / rows - 6 * source.shares())
+    assert agree(np.array(differences))
 
 
 def test_shares_are_counts_over_all() -> None:
     source = SequenceSource(interactions([0, 1, 1], [1]), {}, 3, SequenceSampling(batch_users=1, length=4))
     assert source.shares().tolist() == [0.25, 0.75, 0.0]
+
+
+def test_what_a_long_sequence_holds_counts_for_as_often_as_a_window_shows_it() -> None:
+    long = list(range(9))
+    source = SequenceSource(interactions(long, [9, 9]), {}, 10, SequenceSampling(batch_users=2, length=3))
+    windows = [source.batch(np.array([0]), np.array([start]), np.random.default_rng(0)) for start in range(6)]
+    shown = np.zeros(10)
+    for batch in windows:
+        shown += np.bincount(batch.targets[batch.targets >= 0].numpy(), minlength=10) / len(windows)
+    shown[9] = 2
+    assert np.allclose(source.shares(), shown / shown.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -92,7 +93,8 @@ def sampled_softmax(
     negative_rows: Tensor,
     log_expected: Tensor,
     positive_log_expected: Tensor | None = None,
-    own: Tensor | None = None,
+    row_groups: Tensor | None = None,
+    column_groups: Tensor | None = None,
     correction: Correction = "corrected",
     bf16: bool = False,
 ) -> Tensor:
@@ -103,6 +105,9 @@ def sampled_softmax(
     "classic" (Yi et al. 2019) subtracts from the positive too and keeps accidental hits. "none" corrects nothing
     and keeps hits, so popular items, which are drawn often, are pushed down too far.
 
+    All three take the columns for draws that know nothing of the row. Targets of the row's own sequence are no such
+    draws (they are what this very user chose, and far more frequent here than E_i says): they are no columns of it.
+
     Args:
         users: (R, d), already divided by the temperature.
         positives: (R, d), the positive of each row.
@@ -111,7 +116,9 @@ def sampled_softmax(
         negative_rows: (M,) catalogue rows of the columns, to find accidental hits.
         log_expected: (M,) log E_i of the columns.
         positive_log_expected: (R,) log E of the positives, for "classic".
-        own: (R,) the column that is this very row's positive, -1 = none; never a negative of its row.
+        row_groups: (R,) the sequence that each row is a place of; None = every row is on its own.
+        column_groups: (M,) the sequence that each column is a target of, -1 = drawn from the catalogue; a column is
+            masked in the rows of its own sequence. None = no column comes from a row.
         correction: which form.
         bf16: as in `full_softmax`.
 
@@ -120,11 +127,13 @@ def sampled_softmax(
     """
     offset = torch.zeros_like(log_expected) if correction == "none" else log_expected
     subtracted = positive_log_expected if correction == "classic" else None
-    masked, columns = positive_rows, negative_rows
-    if correction != "corrected":
-        columns = torch.arange(len(negatives), device=negatives.device)
-        masked = torch.full_like(positive_rows, -1) if own is None else own
-    loss = _SampledSoftmax.apply(users, positives, negatives, offset, subtracted, masked, columns, bf16)  # type: ignore[no-untyped-call]
+    masked = []
+    if correction == "corrected":
+        masked.append(_equal_pairs(positive_rows, negative_rows))
+    if column_groups is not None:
+        groups = torch.arange(len(users), device=users.device) if row_groups is None else row_groups
+        masked.append(_equal_pairs(groups, column_groups))
+    loss = _SampledSoftmax.apply(users, positives, negatives, offset, subtracted, _by_row(masked), bf16)  # type: ignore[no-untyped-call]
     return cast(Tensor, loss)
 
 
@@ -137,8 +146,7 @@ class _SampledSoftmax(torch.autograd.Function):
         negatives: Tensor,
         offset: Tensor,
         positive_offset: Tensor | None,
-        masked: Tensor,
-        columns: Tensor,
+        masked: tuple[Tensor, Tensor],
         bf16: bool,
     ) -> Tensor:
         kind = torch.bfloat16 if bf16 else users.dtype
@@ -147,7 +155,7 @@ class _SampledSoftmax(torch.autograd.Function):
         if positive_offset is not None:
             positive -= positive_offset
         offset = offset.to(users.dtype)
-        hit_rows, hit_columns = _equal_pairs(masked, columns)
+        masked_rows, masked_columns = masked
         grad_users, grad_negatives = torch.empty_like(users), torch.zeros_like(negatives)
         own_share = torch.empty_like(positive)
         count = len(negatives)
@@ -158,8 +166,8 @@ class _SampledSoftmax(torch.autograd.Function):
             vectors = users[part].to(kind)
             block = logits[: len(vectors)]
             torch.sub(vectors @ table.T, offset, out=block[:, :count])
-            low, high = torch.searchsorted(hit_rows, hit_rows.new_tensor([start, start + at_once])).tolist()
-            block[hit_rows[low:high] - start, hit_columns[low:high]] = _NEVER
+            low, high = torch.searchsorted(masked_rows, masked_rows.new_tensor([start, start + at_once])).tolist()
+            block[masked_rows[low:high] - start, masked_columns[low:high]] = _NEVER
             block[:, count] = positive[part]
             share = torch.softmax(block, dim=1)
             own_share[part] = share[:, count]
@@ -174,7 +182,18 @@ class _SampledSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         grads = ctx.saved_tensors
         scale = upstream[0] / len(grads[0])
-        return (*(grad * scale for grad in grads), None, None, None, None, None)
+        return (*(grad * scale for grad in grads), None, None, None, None)
+
+
+def _by_row(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Lists of (row, column) pairs as one, by row; empty for none."""
+    if not pairs:
+        return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    rows, columns = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    if len(pairs) == 1:
+        return rows, columns
+    rows, order = rows.sort()
+    return rows, columns[order]
 
 
 def _equal_pairs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
