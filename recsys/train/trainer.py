@@ -1,11 +1,13 @@
-"""The one training loop: AdamW, warm-up and cosine, averaged weights, early stopping, bit-exact resume."""
+"""The one training loop: warm-up and cosine, accumulation, averaged weights, early stopping, bit-exact resume."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -18,12 +20,15 @@ from recsys.errors import TrainingError
 from recsys.train import checkpoint as ck
 from recsys.train.device import bf16_autocast
 from recsys.train.memory import keep_freed_memory
+from recsys.train.optimisers import Optimiser, TableOptimiser
 from recsys.train.progress import Progress
 
 BatchT = TypeVar("BatchT", bound="Batch")
 YieldedT = TypeVar("YieldedT", bound="Batch", covariant=True)
 Objective = Callable[[BatchT], Tensor]
 """A batch to its mean loss, a scalar."""
+_SHARE_OF_SAVING = 20.0
+"""Writing checkpoints may take one part in so many of the time."""
 Validate = Callable[[], Mapping[str, float]]
 """Metrics of the model as it stands; the trainer follows one of them."""
 
@@ -58,13 +63,19 @@ class TrainerConfig(Config):
         warmup: share of all steps in which the rate rises from 0; then it falls along a cosine to `lr_floor · lr`.
         weight_decay: AdamW's, on matrices only (not on tables, biases, norms).
         clip: largest norm of the gradient.
+        accumulate: batches a step; the gradient is that of the mean over all their targets.
+        table_optimiser: "dense" is AdamW for embedding tables too; "rowwise" is row-wise Adagrad (see
+            `RowWiseAdagrad`), which costs a batch only the rows that it meets; "auto" is that for tables of 100,000
+            rows and more.
+        table_lr: peak learning rate of row-wise Adagrad.
         max_epochs: upper bound.
         patience: epochs without a better validation before it stops.
         validate_every: epochs between validations.
-        ema: decay a step of the averaged weights that are validated and kept; 0 = the weights themselves.
+        ema: decay a step of the averaged weights that are validated and kept; 0 = the weights themselves. Tables
+            that are taken row by row are not averaged.
         time_budget_s: when the clock would end the run before `max_epochs`, the schedule follows the clock, so that
             it still ends at a low rate; None = no bound and the same weights on every machine.
-        checkpoint_s: seconds between checkpoints within an epoch.
+        checkpoint_s: seconds between checkpoints within an epoch; more where writing one takes long.
         precision: "auto" is bf16 autocast on a GPU that has it, and on a CPU that has it bf16 in the loss alone;
             "bf16" is autocast on both.
     """
@@ -74,6 +85,9 @@ class TrainerConfig(Config):
     warmup: float = Bound(0.03, ge=0, lt=1)
     weight_decay: float = Bound(0.0, ge=0)
     clip: float = Bound(1.0, gt=0)
+    accumulate: int = Bound(1, ge=1)
+    table_optimiser: TableOptimiser = "auto"
+    table_lr: float = Bound(0.02, gt=0)
     max_epochs: int = Bound(50, ge=1)
     patience: int = Bound(5, ge=1)
     validate_every: int = Bound(1, ge=1)
@@ -117,6 +131,7 @@ class _Run:
 
     epoch: int = 0
     step: int = 0
+    updates: int = 0
     elapsed: float = 0.0
     stepping: float = 0.0
     samples: int = 0
@@ -155,10 +170,17 @@ class Trainer(Generic[BatchT]):
         self.model, self.objective, self.source = model, objective, source
         self.config, self.progress, self.validate, self.follow = config, progress, validate, follow
         self.device = device
-        self.optimiser = _adamw(model, config)
-        self.average = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema else {}
-        self.best: dict[str, Tensor] = {}
+        self.optimiser = Optimiser(
+            model,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            tables=config.table_optimiser,
+            table_lr=config.table_lr,
+        )
+        averaged = set(self.optimiser.parameters) - self.optimiser.row_wise if config.ema else set()
+        self.average = {n: p.detach().clone() for n, p in model.named_parameters() if n in averaged}
         self.run = _Run()
+        self._save_after = config.checkpoint_s
         self.autocast = bf16_autocast(config.precision, device)
 
     @property
@@ -176,7 +198,7 @@ class Trainer(Generic[BatchT]):
         self._resume()
         while not self.run.finished:
             self._epoch()
-        self._put(self.best or self._validated_weights())
+        self._take_best()
         self.model.eval()
         return self._result()
 
@@ -186,13 +208,13 @@ class Trainer(Generic[BatchT]):
         saved = began
         self.model.train()
         lr = 0.0
-        for batch in self.source.epoch(run.epoch, run.step):
+        for batches in _together(self.source.epoch(run.epoch, run.step), self.config.accumulate):
             started = time.monotonic()
-            lr = self.step(batch)
-            run.step += 1
+            lr = self.step(*batches)
+            run.step += len(batches)
             run.stepping += time.monotonic() - started
             run.elapsed = before + time.monotonic() - began
-            if time.monotonic() - saved > self.config.checkpoint_s:
+            if time.monotonic() - saved > self._save_after:
                 self._save()
                 saved = time.monotonic()
             if self._out_of_time():
@@ -207,15 +229,25 @@ class Trainer(Generic[BatchT]):
         self._save()
         self.progress.update(run.epoch, self.config.max_epochs, "epoch", loss=loss, seconds=run.elapsed, **metrics)
 
-    def step(self, batch: BatchT) -> float:
-        """One step of the optimiser; returns the learning rate it was made with.
+    def step(self, *batches: BatchT) -> float:
+        """One step of the optimiser on one batch or several; returns the learning rate it was made with.
 
         Raises:
             TrainingError: when the loss is no longer a number.
         """
-        lr = self.config.lr * self._rate()
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        share, run = self._rate(), self.run
+        samples = sum(batch.samples for batch in batches)
+        self.optimiser.zero_grad()
+        for batch in batches:
+            run.loss_sum += self._add_gradient(batch, batch.samples / max(1, samples))
+        self.optimiser.step(share, self.config.clip)
+        self._update_average()
+        run.updates += 1
+        run.samples += samples
+        return self.config.lr * share
+
+    def _add_gradient(self, batch: BatchT, weight: float) -> float:
+        """Adds the gradient of a batch's loss, times `weight`, to those there are; returns the loss."""
         with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             loss = self.objective(batch)
         value = float(loss.detach())
@@ -224,14 +256,8 @@ class Trainer(Generic[BatchT]):
                 f"the loss is {value} at epoch {self.run.epoch + 1}, step {self.run.step + 1}; "
                 f"lower the learning rate ({self.config.lr}) or the gradient clip ({self.config.clip})"
             )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimiser.step()
-        self._update_average()
-        self.run.loss_sum += value
-        self.run.samples += batch.samples
-        return lr
+        (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        return value
 
     def _rate(self) -> float:
         """The share of the peak rate at this step."""
@@ -249,30 +275,53 @@ class Trainer(Generic[BatchT]):
     def _update_average(self) -> None:
         if not self.average:
             return
-        step = self.run.epoch * self.source.steps + self.run.step
-        decay = min(self.config.ema, (1.0 + step) / (10.0 + step))
-        weights = dict(self.model.named_parameters())
+        decay = min(self.config.ema, (1.0 + self.run.updates) / (10.0 + self.run.updates))
+        weights = self.optimiser.parameters
         kept, current = zip(*((kept, weights[name].detach()) for name, kept in self.average.items()), strict=True)
         torch._foreach_lerp_(kept, current, 1.0 - decay)
-
-    def _validated_weights(self) -> dict[str, Tensor]:
-        """The weights that are validated and kept: the average where there is one."""
-        return self.average or {n: p.detach() for n, p in self.model.named_parameters()}
 
     def _validation(self) -> Mapping[str, float]:
         run = self.run
         due = (run.epoch + 1) % self.config.validate_every == 0 or self._last_epoch()
         if self.validate is None or not due:
             return {}
-        current = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        self._put(self._validated_weights())
-        self.model.eval()
-        metrics = self.validate()
-        if metrics[self.follow] > run.best:
-            run.best, run.best_epoch = metrics[self.follow], run.epoch + 1
-            self.best = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        self._put(current)
+        with self._averaged():
+            self.model.eval()
+            metrics = self.validate()
+            if metrics[self.follow] > run.best:
+                run.best, run.best_epoch = metrics[self.follow], run.epoch + 1
+                ck.save_checkpoint(self._best_path(), self._weights(), {})
         return metrics
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model holds the averaged weights meanwhile."""
+        self._swap_average()
+        try:
+            yield
+        finally:
+            self._swap_average()
+
+    def _swap_average(self) -> None:
+        """The averaged weights and those of training change places; nothing is copied."""
+        for name, average in self.average.items():
+            weight = self.optimiser.parameters[name]
+            self.average[name], weight.data = weight.data, average
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.optimiser.parameters.items()}
+
+    def _best_path(self) -> Path:
+        """The best weights are on disk alone; a crash between their file and the checkpoint leaves both epochs'."""
+        return self.progress.scratch / f"best-{self.run.best_epoch}.safetensors"
+
+    def _take_best(self) -> None:
+        """Leaves the model with the weights that validated best, or with the averaged ones."""
+        best = ck.load_checkpoint(self._best_path()) if self.run.best_epoch else None
+        if best is None:
+            self._swap_average()
+        else:
+            self._put(best[0])
 
     def _last_epoch(self) -> bool:
         return self.run.epoch + 1 >= self.config.max_epochs or self._out_of_time()
@@ -287,8 +336,8 @@ class Trainer(Generic[BatchT]):
 
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(weights[name])
+        for name, weight in self.optimiser.parameters.items():
+            weight.copy_(weights[name])
 
     def _result(self) -> TrainingResult:
         run = self.run
@@ -297,37 +346,37 @@ class Trainer(Generic[BatchT]):
         return TrainingResult(run.best_epoch or run.epoch, curve, run.elapsed, rate)
 
     def _save(self) -> None:
-        tensors = ck.under("weights", {n: p.detach() for n, p in self.model.named_parameters()})
-        tensors |= ck.under("average", self.average) | ck.under("best", self.best)
-        tensors |= ck.under("optimiser", ck.optimiser_tensors(self.optimiser, self.model))
-        tensors |= ck.under("random", ck.random_state())
+        began = time.monotonic()
+        tensors = ck.under("weights", self._weights()) | ck.under("average", self.average)
+        tensors |= ck.under("optimiser", self.optimiser.tensors()) | ck.under("random", ck.random_state())
         state = {name: getattr(self.run, name) for name in _Run.__slots__}
         state["config"] = self.config.model_dump_json()
         ck.save_checkpoint(self.checkpoint_path, tensors, state)
+        for path in self.progress.scratch.glob("best-*.safetensors"):
+            if path != self._best_path():
+                path.unlink()
+        self._save_after = max(self.config.checkpoint_s, _SHARE_OF_SAVING * (time.monotonic() - began))
 
     def _resume(self) -> None:
         found = ck.load_checkpoint(self.checkpoint_path)
         if found is None or found[1].pop("config") != self.config.model_dump_json():
             return
         tensors, state = found
-        weights = ck.below("weights", tensors)
-        shapes = {n: p.shape for n, p in self.model.named_parameters()}
-        if {n: t.shape for n, t in weights.items()} != shapes:
+        weights, run = ck.below("weights", tensors), _Run(**state)
+        if {n: t.shape for n, t in weights.items()} != {n: w.shape for n, w in self._weights().items()}:
+            return
+        self.run = run
+        if run.best_epoch and ck.load_checkpoint(self._best_path()) is None:
+            self.run = _Run()
             return
         self._put(weights)
-        device = next(self.model.parameters()).device
-        self.average = {n: t.to(device) for n, t in ck.below("average", tensors).items()}
-        self.best = {n: t.to(device) for n, t in ck.below("best", tensors).items()}
-        ck.restore_optimiser(self.optimiser, self.model, ck.below("optimiser", tensors))
+        for name, average in ck.below("average", tensors).items():
+            self.average[name].copy_(average)
+        self.optimiser.restore(ck.below("optimiser", tensors))
         ck.restore_random(ck.below("random", tensors))
-        self.run = _Run(**state)
 
 
-def _adamw(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        (decayed if parameter.dim() > 1 and id(parameter) not in tables else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
+def _together(batches: Iterator[BatchT], count: int) -> Iterator[tuple[BatchT, ...]]:
+    """Batches in tuples of `count`; the last of an epoch may be shorter."""
+    while group := tuple(islice(batches, count)):
+        yield group
