@@ -14,18 +14,35 @@ def frame_hash(frame: pl.DataFrame) -> str:
 
 
 def batches_hash(schema: Mapping[str, pl.DataType], batches: Iterable[pl.DataFrame]) -> str:
-    """`frame_hash` of the concatenation of `batches`, which share `schema`.
+    """`frame_hash` of the concatenation of `batches`, which share `schema`."""
+    digest = TableDigest(schema)
+    for batch in batches:
+        digest.update(batch)
+    return digest.hexdigest()
+
+
+class TableDigest:
+    """The hash of a table that comes batch by batch.
 
     Each column is hashed on its own, its values and its nulls apart, so that where one batch ends
     and the next begins does not matter.
     """
-    values = {name: hashlib.sha256(f"{name}\0{kind}\0".encode()) for name, kind in schema.items()}
-    nulls = {name: hashlib.sha256() for name in schema}
-    for batch in batches:
-        for name in schema:
-            values[name].update(_value_bytes(batch[name]))
-            nulls[name].update(batch[name].is_null().to_numpy().tobytes())
-    return combine(digest.hexdigest() for name in schema for digest in (values[name], nulls[name]))
+
+    def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
+        self._values = {name: hashlib.sha256(f"{name}\0{kind}\0".encode()) for name, kind in schema.items()}
+        self._nulls = {name: hashlib.sha256() for name in schema}
+
+    def update(self, batch: pl.DataFrame) -> None:
+        """Adds the rows of a batch."""
+        for name, values in self._values.items():
+            values.update(_value_bytes(batch[name]))
+            self._nulls[name].update(batch[name].is_null().to_numpy().tobytes())
+
+    def hexdigest(self) -> str:
+        """The hash of all rows so far."""
+        return combine(
+            digest.hexdigest() for name in self._values for digest in (self._values[name], self._nulls[name])
+        )
 
 
 def combine(hashes: Iterable[str]) -> str:

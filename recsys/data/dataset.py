@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from types import TracebackType
+from typing import Final, Literal, Self
 
 import polars as pl
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID, VALUE, EventType
+from recsys.columns import EVENT, EVENT_ID, ITEM_ID, USER_ID, EventType
 from recsys.config import Config
-from recsys.data.content_hash import batches_hash, combine, frame_hash
+from recsys.data.content_hash import combine, frame_hash
+from recsys.data.event_file import EVENT_SCHEMA, SORT_KEYS, EventFileWriter, as_events
+from recsys.data.external_sort import ROWS_IN_MEMORY, sorted_batches
 from recsys.data.string_ids import KEY
 from recsys.errors import DataError
-from recsys.files import replacing_directory, write_text
-
-EVENT_SCHEMA: Final = pl.Schema(
-    {
-        USER_ID: pl.Int64(),
-        ITEM_ID: pl.Int64(),
-        EVENT: pl.Enum([kind.value for kind in EventType]),
-        TIMESTAMP_MS: pl.Int64(),
-        EVENT_ID: pl.Int64(),
-        CLICK_ID: pl.Int64(),
-        VALUE: pl.Float32(),
-    }
-)
-"""Columns of `events.parquet`; click_id and value may be null, the others not."""
+from recsys.files import replacing_directory, temporary_directory, write_text
 
 TimeKind = Literal["real", "order"]
 IdKind = Literal["integer", "string"]
@@ -42,7 +32,6 @@ _USERS: Final = "users.parquet"
 _ITEM_KEYS: Final = "item_keys.parquet"
 _USER_KEYS: Final = "user_keys.parquet"
 REJECTED: Final = "rejected.parquet"
-_ROWS_A_GROUP: Final = 1 << 18
 
 
 class Counts(Config):
@@ -145,6 +134,7 @@ def write_dataset(
     item_keys: pl.DataFrame | None = None,
     rejected: pl.DataFrame | None = None,
     source: str = "",
+    rows_in_memory: int = ROWS_IN_MEMORY,
 ) -> Dataset:
     """Writes a dataset directory atomically: `path` is the old one or the new one, whole.
 
@@ -160,61 +150,134 @@ def write_dataset(
         item_keys: dictionary (item_id, key) where item ids are hashed strings.
         rejected: rows that an import left out, kept as `rejected.parquet`.
         source: where the data came from, for people.
+        rows_in_memory: events that are sorted at once; more of them are sorted through files.
 
     Raises:
         DataError: for a missing or repeated id, a missing column, no event at all, or a `path`
             that holds something else.
     """
-    check_replaceable(path)
-    try:
-        with replacing_directory(path) as folder:
-            counts, content_hash = _write_tables(folder, events, items, users, user_keys, item_keys, rejected)
+    frame = events.lazy()
+    if EVENT_ID not in frame.collect_schema():
+        frame = frame.with_row_index(EVENT_ID)
+    frame = as_events(frame)
+    with DatasetWriter(path) as writer:
+        with temporary_directory(writer.folder, ".runs.") as scratch:
+            for batch in sorted_batches(frame, SORT_KEYS, scratch, rows_in_memory):
+                writer.write(batch)
+        return writer.finish(
+            items=items,
+            users=users,
+            name=name,
+            time=time,
+            user_keys=user_keys,
+            item_keys=item_keys,
+            rejected=rejected,
+            source=source,
+        )
+
+
+class DatasetWriter:
+    """Writes a dataset directory from events that come in order, batch by batch, in bounded memory.
+
+    Used in a `with` block: what is at `path` stays until `finish` replaces it, in one step; without
+    `finish` nothing changes.
+
+    Args:
+        path: a directory that does not exist, is empty, or is a dataset (which is replaced).
+
+    Raises:
+        DataError: on entering, for a `path` that holds something else or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._directory = replacing_directory(path)
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        check_replaceable(self._path)
+        with _writing(self._path):
+            self.folder = self._directory.__enter__()
+            self._events = EventFileWriter(self.folder / _EVENTS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            self._events.close()
+            error = error or DataError(f"{self._path}: the dataset was not finished")
+            self._directory.__exit__(type(error), error, trace)
+
+    def write(self, batch: pl.DataFrame) -> None:
+        """Adds events that come after all that were written before.
+
+        Args:
+            batch: user_id, item_id, timestamp_ms, event_id and optionally the rest of EVENT_SCHEMA, without
+                `event` clicks; sorted by (timestamp_ms, event_id). Any number of rows.
+
+        Raises:
+            DataError: for a missing column or value, or events that are not in order.
+        """
+        with _writing(self._path):
+            self._events.write(batch)
+
+    def finish(
+        self,
+        *,
+        name: str,
+        time: TimeKind,
+        items: pl.DataFrame | None = None,
+        users: pl.DataFrame | None = None,
+        user_keys: pl.DataFrame | None = None,
+        item_keys: pl.DataFrame | None = None,
+        rejected: pl.DataFrame | None = None,
+        source: str = "",
+    ) -> Dataset:
+        """Writes the other tables and puts the dataset in its place; the arguments are those of `write_dataset`.
+
+        Raises:
+            DataError: for a missing or repeated id, or no event at all.
+        """
+        with _writing(self._path):
+            hashes = [self._events.close()]
+            written = pl.scan_parquet(self.folder / _EVENTS)
+            by_type = _count_by_type(written)
+            item_table, user_table = _entities(items, written, ITEM_ID), _entities(users, written, USER_ID)
+            tables = {_ITEMS: item_table, _USERS: user_table, _ITEM_KEYS: item_keys, _USER_KEYS: user_keys}
+            for file_name, table in tables.items():
+                if table is not None:
+                    table.write_parquet(self.folder / file_name, compression="zstd")
+                    hashes.append(frame_hash(table))
+            if rejected is not None and rejected.height:
+                rejected.write_parquet(self.folder / REJECTED, compression="zstd")
             info = DatasetInfo(
                 name=name,
                 time=time,
                 user_ids="integer" if user_keys is None else "string",
                 item_ids="integer" if item_keys is None else "string",
-                counts=counts,
-                content_hash=content_hash,
+                counts=Counts(
+                    events=sum(by_type.values()),
+                    users=user_table.height,
+                    items=item_table.height,
+                    by_type=by_type,
+                    rejected=0 if rejected is None else rejected.height,
+                ),
+                content_hash=combine(hashes),
                 source=source,
             )
-            write_text(folder / _INFO, info.model_dump_json(indent=2) + "\n")
+            write_text(self.folder / _INFO, info.model_dump_json(indent=2) + "\n")
+            self._finished = True
+            self._directory.__exit__(None, None, None)
+        return Dataset.open(self._path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
-    return Dataset.open(path)
-
-
-def _write_tables(
-    folder: Path,
-    events: pl.LazyFrame | pl.DataFrame,
-    items: pl.DataFrame | None,
-    users: pl.DataFrame | None,
-    user_keys: pl.DataFrame | None,
-    item_keys: pl.DataFrame | None,
-    rejected: pl.DataFrame | None,
-) -> tuple[Counts, str]:
-    """Writes every table of a dataset; returns how much there is, and the content hash."""
-    _write_events(events, folder / _EVENTS)
-    written = pl.scan_parquet(folder / _EVENTS)
-    by_type = _count_by_type(written)
-    item_table = _entities(items, written, ITEM_ID)
-    user_table = _entities(users, written, USER_ID)
-    tables = {_ITEMS: item_table, _USERS: user_table, _ITEM_KEYS: item_keys, _USER_KEYS: user_keys}
-    hashes = [batches_hash(EVENT_SCHEMA, _batches(folder / _EVENTS))]
-    for file_name, table in tables.items():
-        if table is not None:
-            table.write_parquet(folder / file_name, compression="zstd")
-            hashes.append(frame_hash(table))
-    if rejected is not None and rejected.height:
-        rejected.write_parquet(folder / REJECTED, compression="zstd")
-    counts = Counts(
-        events=sum(by_type.values()),
-        users=user_table.height,
-        items=item_table.height,
-        by_type=by_type,
-        rejected=0 if rejected is None else rejected.height,
-    )
-    return counts, combine(hashes)
 
 
 def check_replaceable(path: Path) -> None:
@@ -232,27 +295,6 @@ def check_replaceable(path: Path) -> None:
         raise DataError(f"{path} is a file; give a directory to write the dataset to")
     if not (path / _INFO).is_file() and any(path.iterdir()):
         raise DataError(f"{path} exists and is not a dataset (it has no {_INFO}); give another directory or remove it")
-
-
-def _write_events(events: pl.LazyFrame | pl.DataFrame, file: Path) -> None:
-    frame = events.lazy()
-    present = frame.collect_schema()
-    for column in (USER_ID, ITEM_ID, TIMESTAMP_MS):
-        if column not in present:
-            raise DataError(f"events have no column {column!r}; they have: {', '.join(present)}")
-    if EVENT_ID not in present:
-        frame = frame.with_row_index(EVENT_ID)
-    absent: dict[str, pl.Expr] = {EVENT: pl.lit(EventType.CLICK.value), CLICK_ID: pl.lit(None), VALUE: pl.lit(None)}
-    frame = frame.with_columns(expr.alias(name) for name, expr in absent.items() if name not in present)
-    frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_SCHEMA.items())
-    frame.sort(TIMESTAMP_MS, EVENT_ID).sink_parquet(
-        file, compression="zstd", compression_level=1, row_group_size=_ROWS_A_GROUP, engine="streaming"
-    )
-    required = [name for name in EVENT_SCHEMA if name not in (CLICK_ID, VALUE)]
-    nulls = pl.scan_parquet(file).select(pl.col(required).null_count()).collect().row(0, named=True)
-    for column, count in nulls.items():
-        if count:
-            raise DataError(f"events: column {column!r} is empty in {count} rows; every event needs it")
 
 
 def _count_by_type(events: pl.LazyFrame) -> dict[str, int]:
@@ -277,14 +319,6 @@ def _entities(table: pl.DataFrame | None, events: pl.LazyFrame, id_column: str) 
         raise DataError(f"{id_column} is empty in a row of its table of attributes")
     missing = seen.join(table, on=id_column, how="anti")
     return pl.concat([table, missing], how="diagonal").sort(id_column)
-
-
-def _batches(file: Path) -> Iterator[pl.DataFrame]:
-    with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(batch_size=_ROWS_A_GROUP):
-            frame = pl.from_arrow(batch)
-            assert isinstance(frame, pl.DataFrame)
-            yield frame
 
 
 def _read_info(file: Path) -> DatasetInfo:

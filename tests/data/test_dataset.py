@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID, VALUE
-from recsys.data.dataset import EVENT_SCHEMA, Dataset, write_dataset
+from recsys.data.dataset import Dataset, DatasetWriter, write_dataset
+from recsys.data.event_file import EVENT_SCHEMA
 from recsys.errors import DataError
 from recsys.testing.toy import toy_events, toy_items, toy_users, write_toy
 
@@ -72,6 +73,43 @@ def test_an_event_without_a_needed_value_is_refused_and_nothing_is_left(tmp_path
     with pytest.raises(DataError, match=f"'{column}' is empty in 1 rows"):
         write_dataset(tmp_path / "d", events=events, name="d", time="real")
     assert list(tmp_path.iterdir()) == []
+
+
+def sorted_events(count: int) -> pl.DataFrame:
+    number = pl.int_range(count, eager=True)
+    return pl.DataFrame({USER_ID: number % 7, ITEM_ID: number % 11, TIMESTAMP_MS: number // 3, EVENT_ID: number})
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+def test_events_written_in_batches_are_the_dataset_written_at_once(tmp_path: Path, size: int) -> None:
+    events = sorted_events(100)
+    at_once = write_dataset(tmp_path / "once", events=events, name="d", time="real")
+    with DatasetWriter(tmp_path / "batches") as writer:
+        for batch in events.iter_slices(size):
+            writer.write(batch)
+        batches = writer.finish(name="d", time="real")
+    assert batches.info == at_once.info
+    assert batches.events().collect().equals(at_once.events().collect())
+
+
+def test_batches_out_of_order_are_refused(tmp_path: Path) -> None:
+    events = sorted_events(10)
+    with pytest.raises(DataError, match="not sorted"), DatasetWriter(tmp_path / "d") as writer:
+        writer.write(events.reverse())
+    for overlap in (events[3:], events[9:]):
+        with DatasetWriter(tmp_path / "d") as writer:
+            writer.write(events)
+            with pytest.raises(DataError, match=r"event \d at \d does not come after"):
+                writer.write(overlap)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_is_not_finished_changes_nothing(tmp_path: Path) -> None:
+    before = write_toy(tmp_path / "d").info
+    with DatasetWriter(tmp_path / "d") as writer:
+        writer.write(sorted_events(10))
+    assert Dataset.open(tmp_path / "d").info == before
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_repeated_item_is_refused_by_its_id(tmp_path: Path) -> None:

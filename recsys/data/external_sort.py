@@ -1,0 +1,106 @@
+"""Sorting more rows than memory holds: sorted runs on disk, read back one range of keys after another."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.ipc
+
+ROWS_IN_MEMORY: Final = 1 << 23
+"""Rows that are sorted at once: about 400 MB of events."""
+_GROUPS_A_RUN: Final = 256
+"""Parts of a run that can be read on their own."""
+
+Key: TypeAlias = tuple[Any, ...]
+"""Values of the sort keys of one row; they compare as the rows do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A sorted file of groups of rows.
+
+    Attributes:
+        file: Arrow IPC, a record batch a group.
+        firsts: the key of each group's first row, ascending.
+    """
+
+    file: Path
+    firsts: list[Key]
+
+
+def sorted_batches(
+    frame: pl.LazyFrame, keys: Sequence[str], scratch: Path, rows_in_memory: int = ROWS_IN_MEMORY
+) -> Iterator[pl.DataFrame]:
+    """The rows of a frame sorted by `keys`, in batches of about `rows_in_memory`.
+
+    Rows that all come as one batch touch no disk. More are written as sorted runs of that many rows;
+    then the rows of one range of keys after another are read from all runs, sorted and yielded. A range
+    reads, beside its own rows, at most 1/256 of each run.
+
+    Args:
+        frame: rows in any order. No key is null or NaN; rows with equal keys come in no certain order.
+        keys: columns to sort by, the most significant first.
+        scratch: a directory for the runs; the caller removes it.
+        rows_in_memory: rows that are sorted at once.
+    """
+    size = max(rows_in_memory // _GROUPS_A_RUN, 1)
+    runs: list[_Run] = []
+    waiting: pl.DataFrame | None = None
+    for batch in frame.collect_batches(chunk_size=rows_in_memory, maintain_order=False, engine="streaming"):
+        if waiting is not None:
+            runs.append(_write_run(waiting.sort(keys), keys, size, scratch / f"{len(runs)}.arrow"))
+        waiting = batch
+    if waiting is None:
+        return
+    if not runs:
+        yield waiting.sort(keys)
+        return
+    runs.append(_write_run(waiting.sort(keys), keys, size, scratch / f"{len(runs)}.arrow"))
+    del waiting, batch
+    bounds = _bounds(runs, rows_in_memory // size)
+    for low, high in zip(bounds, [*bounds[1:], None], strict=True):
+        yield _read_range(runs, keys, low, high).sort(keys)
+
+
+def _write_run(rows: pl.DataFrame, keys: Sequence[str], size: int, file: Path) -> _Run:
+    """Writes sorted rows in groups of `size`."""
+    rows.write_ipc(file, compression="lz4", record_batch_size=size)
+    return _Run(file, rows.select(keys).gather_every(size).rows())
+
+
+def _bounds(runs: Sequence[_Run], groups: int) -> list[Key]:
+    """Keys between which there are about as many rows as in so many groups; the first is the least of all."""
+    firsts = sorted(first for run in runs for first in run.firsts)
+    return list(dict.fromkeys(firsts[::groups]))
+
+
+def _read_range(runs: Sequence[_Run], keys: Sequence[str], low: Key, high: Key | None) -> pl.DataFrame:
+    """The rows with low <= key < high, of all runs; of all above when there is no `high`."""
+    parts = []
+    for run in runs:
+        first = max(bisect_left(run.firsts, low) - 1, 0)
+        last = len(run.firsts) if high is None else bisect_left(run.firsts, high)
+        parts.append(_read_groups(run.file, range(first, last)))
+    rows = pl.concat(parts).lazy().filter(~_below(keys, low))
+    return (rows if high is None else rows.filter(_below(keys, high))).collect()
+
+
+def _read_groups(file: Path, groups: range) -> pl.DataFrame:
+    with pa.OSFile(str(file)) as opened, pa.ipc.open_file(opened) as reader:
+        table = pl.from_arrow(pa.Table.from_batches([reader.get_batch(group) for group in groups], reader.schema))
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
+def _below(keys: Sequence[str], bound: Key) -> pl.Expr:
+    """Whether a row comes before `bound`."""
+    below = pl.lit(False)
+    for name, value in zip(reversed(keys), reversed(bound), strict=True):
+        below = (pl.col(name) < value) | ((pl.col(name) == value) & below)
+    return below
