@@ -90,17 +90,25 @@ def test_a_row_whose_columns_are_all_its_own_item_learns_nothing_and_breaks_noth
     assert torch.equal(users.grad, torch.zeros(1, 4))
 
 
-def relative_gradient_bias(negatives: int, correction: Correction, draws: int = 2000) -> float:
-    """‖E[sampled gradient] − full gradient‖ / ‖full gradient‖ with respect to f, mean over positives and laws.
+STATED: dict[Correction, tuple[float, float, float]] = {
+    "corrected": (0.18, 0.075, 0.023),
+    "classic": (0.49, 0.22, 0.07),
+    "none": (0.41, 0.47, 0.50),
+}
+"""Relative bias at 4, 16 and 64 negatives, measured elsewhere on laws of this kind."""
+
+
+def relative_gradient_bias(negatives: int, correction: Correction, draws: int = 1000) -> float:
+    """‖E[sampled gradient] − full gradient‖ / ‖full gradient‖ with respect to f, over all positives and laws of f.
 
     Every item is its own direction and a user is its vector of logits, so that d loss / d user is d loss / d f.
     One row a positive and a law of f; the columns of a draw are shared by all rows.
     """
     generator = torch.Generator().manual_seed(0)
-    q = 1.0 / torch.arange(1, N + 1, dtype=torch.float64)
+    q = 0.6 ** torch.arange(N, dtype=torch.float64)
     q = q / q.sum()
-    logits = torch.randn(6, N, dtype=torch.float64, generator=generator).repeat_interleave(N, dim=0)
-    rows = torch.arange(N).repeat(6)
+    logits = 0.3 * torch.randn(16, N, dtype=torch.float64, generator=generator).repeat_interleave(N, dim=0)
+    rows = torch.arange(N).repeat(16)
     basis = torch.eye(N, dtype=torch.float64)
     log_expected = expected_counts(q, negatives, 0, N).log()
     users = logits.clone().requires_grad_()
@@ -119,21 +127,14 @@ def relative_gradient_bias(negatives: int, correction: Correction, draws: int = 
         )
     (mean,) = torch.autograd.grad(total * len(rows) / draws, users)
     full = torch.softmax(logits, dim=1) - basis[rows]
-    return float(((mean - full).norm(dim=1) / full.norm(dim=1)).mean())
+    return float((mean - full).norm() / full.norm())
 
 
-def test_the_bias_of_the_corrected_gradient_decays_as_one_over_the_negatives() -> None:
-    biases = [relative_gradient_bias(n, "corrected") for n in (4, 16, 64)]
-    for bias, stated in zip(biases, (0.18, 0.075, 0.023), strict=True):
-        assert stated / 2.5 < bias < stated * 1.35  # how large it is depends on the law; these were taken on others
-    assert biases[0] > 2.5 * biases[1] > 6 * biases[2]
-
-
-def test_without_correction_the_bias_stays_however_many_negatives() -> None:
-    few, many = relative_gradient_bias(16, "none"), relative_gradient_bias(64, "none")
-    assert many > 0.2
-    assert few < 1.3 * many
-    assert relative_gradient_bias(16, "classic") > relative_gradient_bias(16, "corrected")
+@pytest.mark.parametrize(("correction", "within"), [("corrected", 0.15), ("classic", 0.1), ("none", 0.25)])
+def test_the_bias_of_the_gradient_is_what_was_stated_for_each_form(correction: Correction, within: float) -> None:
+    """The corrected form's decays as one over the negatives and is the smallest; uncorrected, it never goes."""
+    biases = [relative_gradient_bias(n, correction) for n in (4, 16, 64)]
+    assert biases == pytest.approx(STATED[correction], rel=within)
 
 
 def test_expected_counts_are_what_a_batch_holds_on_average() -> None:
@@ -146,27 +147,32 @@ def test_expected_counts_are_what_a_batch_holds_on_average() -> None:
     assert torch.allclose(expected_counts(q, batch - 1, uniform, 4).double(), seen, atol=0.05)
 
 
-def learned_scores(correction: Correction) -> tuple[Tensor, Tensor]:
-    """Scores f of 8 items fitted by in-batch sampled softmax on targets drawn from a known law P, and log P."""
+def learned_scores(correction: Correction, uniform: int = 0) -> tuple[Tensor, Tensor]:
+    """Scores f of 8 items fitted by sampled softmax on targets drawn from a known law P, and log P.
+
+    The columns are the batch's other targets and `uniform` draws from the catalogue.
+    """
     torch.manual_seed(0)
     law = torch.tensor([0.4, 0.2, 0.12, 0.1, 0.08, 0.05, 0.03, 0.02])
     basis = torch.eye(N)
     scores = torch.zeros(N, requires_grad=True)
     optimiser = torch.optim.Adam([scores], lr=0.03)
     batch = 256
-    log_expected = expected_counts(law, batch - 1, 0, N).log()
+    log_expected = expected_counts(law, batch - 1, uniform, N).log()
+    drawn_from = torch.cat([torch.arange(batch), torch.full((uniform,), -1)])
     for step in range(400):
         optimiser.param_groups[0]["lr"] = 0.03 * (1 - step / 400)
         rows = torch.multinomial(law, batch, replacement=True)
+        columns = torch.cat([rows, torch.randint(0, N, (uniform,))])
         loss = sampled_softmax(
             scores.expand(batch, N),
             basis[rows],
-            basis[rows],
+            basis[columns],
             positive_rows=rows,
-            negative_rows=rows,
-            log_expected=log_expected[rows],
+            negative_rows=columns,
+            log_expected=log_expected[columns],
             positive_log_expected=log_expected[rows],
-            column_groups=torch.arange(batch),
+            column_groups=drawn_from,
             correction=correction,
         )
         optimiser.zero_grad()
@@ -175,8 +181,9 @@ def learned_scores(correction: Correction) -> tuple[Tensor, Tensor]:
     return scores.detach(), law.log()
 
 
-def test_corrected_scores_are_the_log_of_the_law_up_to_a_constant() -> None:
-    scores, log_law = learned_scores("corrected")
+@pytest.mark.parametrize("uniform", [0, 64])
+def test_corrected_scores_are_the_log_of_the_law_up_to_a_constant(uniform: int) -> None:
+    scores, log_law = learned_scores("corrected", uniform)
     difference = scores - log_law
     assert (difference - difference.mean()).abs().max() < 0.15
 
