@@ -7,7 +7,7 @@ tower serves the history, the targets and the index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -225,25 +225,45 @@ class TwoTower(nn.Module):
         return torch.cat([states, self.item_bias(codes)], dim=-1)
 
     @torch.no_grad()
-    def catalogue_vectors(self) -> Tensor:
-        """(N, d_out) vectors of all items as the index stores them, in blocks and without gradients."""
-        parts = torch.split(torch.arange(len(self.item_index), device=self.item_index.device), _ROWS_AT_ONCE)
-        return torch.cat([self.item_vectors(self.item_states(rows), rows) for rows in parts])
+    def catalogue_blocks(self, size: int = _ROWS_AT_ONCE) -> Iterator[Tensor]:
+        """The vectors of all items as the index stores them, (size, d_out) at a time, without gradients."""
+        for rows in torch.arange(len(self.item_index), device=self.item_index.device).split(size):
+            yield self.item_vectors(self.item_states(rows), rows)
 
-    @torch.no_grad()
+    def catalogue_vectors(self) -> Tensor:
+        """(N, d_out) vectors of all items as the index stores them, without gradients."""
+        return _stacked(self.catalogue_blocks(), len(self.item_index))
+
+    def history_blocks(self) -> Iterator[Tensor]:
+        """The rows of `history_table`, some at a time."""
+        codes = torch.arange(self.shape.item_codes, device=self.item_index.device)
+        return self._history_blocks(codes)
+
     def history_table(self) -> Tensor:
         """(codes, d): what the history encoder is given for an item code; 0 = padding, 1 = unseen.
 
         An item that training did not show is the unseen one in a history, whatever its attributes.
         """
-        device = self.item_index.device
-        row_of_code = torch.full((self.shape.item_codes,), -1, dtype=torch.long, device=device)
-        row_of_code[self.item_index] = torch.arange(len(self.item_index), device=device)
-        row_of_code[:2] = -1
-        parts = torch.split(torch.arange(self.shape.item_codes, device=device), _ROWS_AT_ONCE)
-        table = torch.cat([self._item_states(codes, self._codes_of_rows(row_of_code[codes])) for codes in parts])
-        table[0] = 0.0
-        return table
+        return _stacked(self.history_blocks(), self.shape.item_codes)
+
+    def history_states(self, codes: Tensor) -> Tensor:
+        """The rows of `history_table` for item codes (M,), without the rest of it."""
+        return _stacked(self._history_blocks(codes), len(codes))
+
+    @torch.no_grad()
+    def _history_blocks(self, codes: Tensor) -> Iterator[Tensor]:
+        row_of_code = self._row_of_code() if self.item_names else None
+        for part in codes.split(_ROWS_AT_ONCE):
+            attributes = {} if row_of_code is None else self._codes_of_rows(row_of_code[part])
+            states = self._item_states(part, attributes)
+            yield states.masked_fill_((part == 0).unsqueeze(1), 0.0)
+
+    def _row_of_code(self) -> Tensor:
+        """(codes,) a catalogue row of each item code, -1 for 0 and 1."""
+        rows = torch.full((self.shape.item_codes,), -1, dtype=torch.long, device=self.item_index.device)
+        rows[self.item_index] = torch.arange(len(self.item_index), device=self.item_index.device)
+        rows[:2] = -1
+        return rows
 
     def _codes_of_rows(self, rows: Tensor) -> dict[str, Tensor]:
         """Attribute codes of catalogue rows; row -1 has none."""
@@ -309,22 +329,42 @@ class TwoTower(nn.Module):
         return self.log_scale.exp().clamp(max=1.0 / _COLDEST)
 
     def field_weights(self, batch: SequenceBatch) -> dict[str, dict[str, float]]:
-        """Mean SENet weight of each field, by tower; a tower of one field has none."""
+        """Mean SENet weight of each field, by tower (a sample of a large catalogue); one field alone has none."""
         report: dict[str, dict[str, float]] = {}
         if self.item_tower.senet is not None and self.item_fields is not None:
-            parts = [] if self.item_table is None else [self.item_table(self.item_index).unsqueeze(1)]
-            codes = {name: self._item_codes(name, None) for name in self.item_names}
+            rows = _spread(len(self.item_index), self.item_index.device)
+            parts = [] if self.item_table is None else [self.item_table(self.item_index[rows]).unsqueeze(1)]
+            codes = {name: self._item_codes(name, rows) for name in self.item_names}
             weights = self.item_tower.senet.weights(torch.cat([*parts, self.item_fields(codes)], dim=1))
             report["item"] = _named((["item_id"] if parts else []) + list(self.item_names), weights)
         attributes = self._user_attributes(batch.user)
         if self.user_tower.senet is not None and attributes is not None:
             parts = [attributes[:, None].expand(-1, batch.targets.shape[1], -1, -1)]
             if self.history is not None:
-                parts.insert(0, self.history.states(self.item_states()[batch.history]).unsqueeze(2))
+                rows, place = torch.unique(batch.history, return_inverse=True)
+                parts.insert(0, self.history.states(self.item_states(rows)[place]).unsqueeze(2))
             weights = self.user_tower.senet.weights(torch.cat(parts, dim=2))[batch.targets >= 0]
             names = (["history"] if self.history is not None else []) + [f.name for f in self.shape.user_fields]
             report["user"] = _named(names, weights)
         return report
+
+
+def _stacked(blocks: Iterable[Tensor], count: int) -> Tensor:
+    """Blocks of rows as one tensor of `count` rows, without ever holding both."""
+    whole: Tensor | None = None
+    start = 0
+    for block in blocks:
+        whole = block.new_empty((count, *block.shape[1:])) if whole is None else whole
+        whole[start : start + len(block)] = block
+        start += len(block)
+    if whole is None:
+        raise ValueError("there are no rows to stack")
+    return whole
+
+
+def _spread(count: int, device: torch.device) -> Tensor:
+    """Up to 65,536 of `count` rows, evenly spread."""
+    return torch.arange(0, count, max(1, -(-count // _ROWS_AT_ONCE)), device=device)
 
 
 def _named(names: Sequence[str], weights: Tensor) -> dict[str, float]:

@@ -15,7 +15,7 @@ from recsys.bundle.component import ComponentInfo, component_directory, write_co
 from recsys.errors import ConfigError
 from recsys.evaluate.section import Section
 from recsys.features.feature_set import Field
-from recsys.files import replacing, write_text
+from recsys.files import write_text
 from recsys.index.config import IndexConfig, IndexReport
 from recsys.index.vector_index import VectorIndex
 from recsys.models.losses.softmax import Correction
@@ -24,7 +24,7 @@ from recsys.recipes.two_tower_report import two_tower_sections
 from recsys.retrieval.vector_channel import HISTORY_VECTORS, INDEX, TOWER
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.device import bf16_products, choose_device
-from recsys.train.export import ExportReport, export_user_tower, history_vectors, item_vectors, user_vectors
+from recsys.train.export import ExportReport, export_user_tower, item_vectors, user_vectors, write_history_vectors
 from recsys.train.objective import TwoTowerObjective
 from recsys.train.progress import Progress
 from recsys.train.trainer import Trainer, TrainerConfig, TrainingResult
@@ -110,8 +110,7 @@ class TwoTowerRecipe:
         )
         index.save(directory / INDEX)
         if model.history is not None:
-            with replacing(directory / HISTORY_VECTORS) as temporary, temporary.open("wb") as file:
-                np.save(file, history_vectors(model), allow_pickle=False)
+            write_history_vectors(model, directory / HISTORY_VECTORS)
         metrics = _metrics(result, exported, index_report)
         write_text(directory / TRAINING, _training_record(result, weights, index_report))
         self._write_components(out, view, model, config, exported, metrics)

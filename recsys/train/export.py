@@ -100,7 +100,8 @@ def sample_inputs(model: TwoTower, batch: int, length: int, rng: np.random.Gener
         age = np.arange(length, 0, -1, dtype=np.int32) * (np.arange(length, 0, -1) <= lengths[:, None])
         codes = rng.integers(1, model.shape.item_codes, (batch, length)) * (age > 0)
         with torch.no_grad():
-            inputs[HISTORY_VECTORS] = model.history_table().cpu().numpy()[codes]
+            states = model.history_states(torch.from_numpy(codes.ravel()).to(model.item_index.device))
+            inputs[HISTORY_VECTORS] = states.cpu().numpy().reshape(batch, length, -1)
         inputs[HISTORY_AGE] = age.astype(np.int32)
     return inputs
 
@@ -110,9 +111,13 @@ def item_vectors(model: TwoTower) -> Floats:
     return model.catalogue_vectors().cpu().numpy()
 
 
-def history_vectors(model: TwoTower) -> Floats:
-    """(codes, d) what the user tower is given for each item code; row 0 = zeros, row 1 = unseen."""
-    return model.history_table().cpu().numpy()
+def write_history_vectors(model: TwoTower, path: Path) -> None:
+    """Writes (codes, d) what the user tower is given for each item code, as .npy; row 0 = zeros, row 1 = unseen."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (model.shape.item_codes, model.shape.dim)}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in model.history_blocks():
+            file.write(block.cpu().numpy().astype("<f4", copy=False).data)
 
 
 @torch.no_grad()
@@ -120,11 +125,14 @@ def user_vectors(model: TwoTower, codes: Mapping[str, NDArray[Any]]) -> Floats:
     """(B, d_out) vectors of encoded users (see `OnlineEncoder.encode_users`), by torch and in blocks."""
     named = {name: torch.from_numpy(np.asarray(values)) for name, values in codes.items()}
     history, age = named.pop(HISTORY, None), named.pop(HISTORY_AGE, None)
-    table = None if history is None else model.history_table()
+    table = None
+    if history is not None:
+        met, history = torch.unique(history, return_inverse=True)
+        table = model.history_states(met)
     parts = []
     for start in range(0, len(next(iter(codes.values()))), _USERS_AT_ONCE):
         part = slice(start, start + _USERS_AT_ONCE)
-        vectors = None if history is None or table is None else table[history[part].long()]
+        vectors = None if history is None or table is None else table[history[part]]
         user = {name: values[part] for name, values in named.items()}
         state = model.newest_user_state(vectors, None if age is None else age[part], user)
         parts.append(model.user_vectors(state).cpu().numpy())

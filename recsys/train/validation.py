@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -14,15 +14,21 @@ from recsys.data.interactions import EvaluationSet
 from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.features.online import OnlineEncoder
 from recsys.models.two_tower import TwoTower
+from recsys.types import RaggedRows
 
-_BLOCK = 64
+_HISTORIES_AT_ONCE = 64
+_USERS_AT_ONCE, _ITEMS_AT_ONCE = 256, 16_384
+"""A tile of scores takes 16 MiB."""
 _MOST = 20_000
+_MOST_SCORES = 20_000_000_000
+"""So many products of a user and an item take a core half a minute."""
 
 
 class RankingValidator:
     """HR@k and NDCG@k of a two-tower on an evaluation set.
 
-    Users are encoded by the serving encoder, once. Above 20,000 targets a fixed random sample is used.
+    Users are encoded by the serving encoder, once. Above 20,000 targets, or 2·10^10 scores, a fixed random sample is
+    used. Scores are computed tile by tile, and neither they nor the item vectors are ever all in memory.
 
     Args:
         targets: the events to predict.
@@ -34,16 +40,23 @@ class RankingValidator:
     def __init__(
         self, targets: EvaluationSet, encoder: OnlineEncoder, user_frame: pl.DataFrame | None, seed: int = 0
     ) -> None:
-        chosen = _sample(targets, seed)
+        self.items = len(encoder.item_index)
+        chosen = _sample(targets, min(_MOST, max(1, _MOST_SCORES // self.items)), seed)
         users = chosen.users(0, len(chosen), user_frame)
         codes = encoder.encode_users(users, trim=True)
-        self.target = torch.from_numpy(chosen.target.astype(np.int64))
-        self.excluded_rows = torch.from_numpy(users.excluded.values.astype(np.int64))
-        self.excluded_offsets = users.excluded.offsets
-        self.eligible = None if targets.eligible is None else torch.from_numpy(targets.eligible.allowed)
         self.codes = {name: torch.from_numpy(values.astype(np.int64)) for name, values in codes.items()}
-        lengths = users.history.lengths
-        self.order = np.argsort(lengths, kind="stable")
+        self.met: Tensor | None = None
+        if HISTORY in self.codes:
+            self.met, self.codes[HISTORY] = torch.unique(self.codes[HISTORY], return_inverse=True)
+        self.by_length = np.argsort(users.history.lengths, kind="stable")
+        self.by_target = np.argsort(chosen.target, kind="stable")
+        self.target = torch.from_numpy(chosen.target[self.by_target].astype(np.int64))
+        self.absent = _holds(users.excluded, chosen.target)
+        self.ineligible: Tensor | None = None
+        if targets.eligible is not None:
+            self.absent |= ~targets.eligible.allowed[chosen.target]
+            self.ineligible = torch.from_numpy(~targets.eligible.allowed)
+        self.excluded = _Excluded(users.excluded, self.by_target, self.items)
 
     @torch.no_grad()
     def __call__(self, model: TwoTower, cutoff: int = 10) -> Mapping[str, float]:
@@ -55,40 +68,96 @@ class RankingValidator:
 
     @torch.no_grad()
     def ranks(self, model: TwoTower) -> NDArray[np.int64]:
-        """(M,) rank of each target, 1 = first, in the order of the evaluation set."""
-        items = model.catalogue_vectors()
-        table = model.history_table()
+        """(M,) rank of each target, 1 = first, in the order of the evaluation set; N + 1 for one that is excluded."""
+        users = self._user_vectors(model).split(_USERS_AT_ONCE)
+        wanted = self._target_scores(model, users)
+        better = [torch.zeros_like(scores, dtype=torch.long) for scores in wanted]
+        for tile, items in enumerate(model.catalogue_blocks(_ITEMS_AT_ONCE)):
+            first = tile * _ITEMS_AT_ONCE
+            hidden = None if self.ineligible is None else self.ineligible[first : first + len(items)].to(items.device)
+            for block, vectors in enumerate(users):
+                scores = vectors @ items.T
+                scores[self.excluded.of(block, tile)] = -torch.inf
+                if hidden is not None:
+                    scores[:, hidden] = -torch.inf
+                better[block] += (scores >= wanted[block]).sum(dim=1, keepdim=True)
         ranks = np.empty(len(self.target), np.int64)
-        for start in range(0, len(self.order), _BLOCK):
-            chosen = self.order[start : start + _BLOCK]
-            ranks[chosen] = self._block_ranks(model, torch.from_numpy(chosen), items, table)
-        return ranks
+        ranks[self.by_target] = torch.cat(better)[:, 0].cpu().numpy()
+        return np.where(self.absent, self.items + 1, ranks)
 
-    def _block_ranks(self, model: TwoTower, chosen: Tensor, items: Tensor, table: Tensor) -> NDArray[np.int64]:
-        device = items.device
-        codes = {name: values[chosen].to(device) for name, values in self.codes.items()}
-        scores = model.user_vectors(_newest_states(model, table, codes)) @ items.T
-        target = self.target[chosen].to(device)
-        wanted = scores.gather(1, target[:, None])
-        for b, m in enumerate(chosen.tolist()):
-            low, high = self.excluded_offsets[m], self.excluded_offsets[m + 1]
-            scores[b, self.excluded_rows[low:high].to(device)] = -torch.inf
-        if self.eligible is not None:
-            scores[:, ~self.eligible.to(device)] = -torch.inf
-        # The target itself is one of those at least as good; an excluded target could not be recommended at all.
-        better = (scores >= wanted).sum(dim=1)
-        present = scores.gather(1, target[:, None])[:, 0] > -torch.inf
-        worst = torch.full_like(better, scores.shape[1] + 1)
-        return torch.where(present, better, worst).cpu().numpy()
+    def _target_scores(self, model: TwoTower, users: Sequence[Tensor]) -> list[Tensor]:
+        """(…, 1) scores of the users' targets, block by block.
+
+        Out of the very products in which they are then compared: another one might round otherwise, and an item
+        as good as the target, or the target itself, would count by luck.
+        """
+        wanted = [torch.zeros_like(vectors[:, :1]) for vectors in users]
+        targets = self.target.split(_USERS_AT_ONCE)
+        for tile, items in enumerate(model.catalogue_blocks(_ITEMS_AT_ONCE)):
+            for block, target in enumerate(targets):
+                column = target - tile * _ITEMS_AT_ONCE
+                here = ((column >= 0) & (column < len(items))).nonzero()[:, 0]
+                if len(here):
+                    scores = users[block] @ items.T
+                    wanted[block][here, 0] = scores[here, column[here]]
+        return wanted
+
+    def _user_vectors(self, model: TwoTower) -> Tensor:
+        """(M, d_out) user vectors, in the order of their targets' rows."""
+        device = model.item_index.device
+        table = None if self.met is None or model.history is None else model.history_states(self.met.to(device))
+        vectors: Tensor | None = None
+        for start in range(0, len(self.by_length), _HISTORIES_AT_ONCE):
+            chosen = torch.from_numpy(self.by_length[start : start + _HISTORIES_AT_ONCE])
+            codes = {name: values[chosen].to(device) for name, values in self.codes.items()}
+            part = model.user_vectors(_newest_states(model, table, codes))
+            vectors = part.new_empty((len(self.by_length), part.shape[1])) if vectors is None else vectors
+            vectors[chosen.to(device)] = part
+        assert vectors is not None
+        return vectors[torch.from_numpy(self.by_target).to(device)]
 
 
-def _newest_states(model: TwoTower, table: Tensor, codes: dict[str, Tensor]) -> Tensor:
+class _Excluded:
+    """Pairs of a user and a row that must not be recommended, by the tile of scores that they fall into.
+
+    Args:
+        excluded: rows by user.
+        order: the users in the order of the tiles.
+        items: N.
+    """
+
+    def __init__(self, excluded: RaggedRows, order: NDArray[np.int64], items: int) -> None:
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        user, row = np.repeat(place, excluded.lengths), excluded.values.astype(np.int64)
+        self._across = -(-items // _ITEMS_AT_ONCE)
+        tile = user // _USERS_AT_ONCE * self._across + row // _ITEMS_AT_ONCE
+        by_tile = np.argsort(tile, kind="stable")
+        self._user = torch.from_numpy(user[by_tile] % _USERS_AT_ONCE)
+        self._row = torch.from_numpy(row[by_tile] % _ITEMS_AT_ONCE)
+        tiles = -(-len(order) // _USERS_AT_ONCE) * self._across
+        self._start = np.searchsorted(tile[by_tile], np.arange(tiles + 1))
+
+    def of(self, block: int, tile: int) -> tuple[Tensor, Tensor]:
+        """(row, column) of the scores to leave out in the product of a block of users and a tile of items."""
+        at = block * self._across + tile
+        pairs = slice(self._start[at], self._start[at + 1])
+        return self._user[pairs], self._row[pairs]
+
+
+def _holds(lists: RaggedRows, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """(M,) whether list m holds row m."""
+    held = lists.values == np.repeat(rows, lists.lengths)
+    return np.bincount(np.repeat(np.arange(len(rows)), lists.lengths)[held], minlength=len(rows)) > 0
+
+
+def _newest_states(model: TwoTower, table: Tensor | None, codes: dict[str, Tensor]) -> Tensor:
     """(B, d) user states after the whole history, by the fast path that training takes.
 
     The serving encoder pads on the left; here each history is shifted to the left end, and its last state taken.
     """
     history, age = codes.pop(HISTORY, None), codes.pop(HISTORY_AGE, None)
-    if history is None or age is None or model.history is None:
+    if history is None or age is None or table is None:
         return model.newest_user_state(None, None, codes)
     length = (age > 0).sum(dim=1).clamp(max=model.shape.history_length)
     longest = int(length.max())
@@ -98,10 +167,10 @@ def _newest_states(model: TwoTower, table: Tensor, codes: dict[str, Tensor]) -> 
     return states[torch.arange(len(length), device=history.device), length]
 
 
-def _sample(targets: EvaluationSet, seed: int) -> EvaluationSet:
-    if len(targets) <= _MOST:
+def _sample(targets: EvaluationSet, most: int, seed: int) -> EvaluationSet:
+    if len(targets) <= most:
         return targets
-    chosen = np.sort(np.random.default_rng(seed).choice(len(targets), _MOST, replace=False))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False))
     return EvaluationSet(
         targets.sequences,
         targets.user[chosen],

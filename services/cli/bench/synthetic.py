@@ -150,7 +150,7 @@ def _write_two_tower(
     interactions: Interactions,
 ) -> IndexReport:
     try:
-        from recsys.train.export import export_user_tower, history_vectors, item_vectors
+        from recsys.train.export import export_user_tower, item_vectors, write_history_vectors
     except ModuleNotFoundError as error:
         raise MissingPartError(
             f"a synthetic bundle needs {error.name}: pip install 'recsys[train]', or give --bundles"
@@ -159,7 +159,7 @@ def _write_two_tower(
     directory = component_directory(work, CHANNEL)
     directory.mkdir(parents=True)
     export_user_tower(model, directory / TOWER)
-    np.save(directory / HISTORY_VECTORS, history_vectors(model), allow_pickle=False)
+    write_history_vectors(model, directory / HISTORY_VECTORS)
     index, report = VectorIndex.build(
         item_vectors(model), IndexConfig(metric="cosine"), _queries(model, encoder, interactions)
     )
