@@ -58,7 +58,8 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random(states: Mapping[str, Tensor]) -> None:
-    """Puts the states of `random_state` back."""
-    torch.set_rng_state(states["cpu"])
+    """Puts the states of `random_state` back; what is not there stays as it is."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

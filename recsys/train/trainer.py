@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import Field as Bound
@@ -22,6 +22,7 @@ from recsys.train.device import bf16_autocast
 from recsys.train.memory import keep_freed_memory
 from recsys.train.optimisers import Optimiser, TableOptimiser
 from recsys.train.progress import Progress
+from recsys.train.ranks import ALONE, Ranks
 
 BatchT = TypeVar("BatchT", bound="Batch")
 YieldedT = TypeVar("YieldedT", bound="Batch", covariant=True)
@@ -154,6 +155,8 @@ class Trainer(Generic[BatchT]):
         validate: metrics of the model; None = all `max_epochs` are run (a refit).
         follow: the metric that decides, higher is better.
         device: where the batches are computed.
+        ranks: the workers that train this model together, each on its share of every batch. All construct a trainer
+            alike and call `fit`; they take the same steps, and rank 0 writes the checkpoints.
     """
 
     def __init__(
@@ -166,8 +169,9 @@ class Trainer(Generic[BatchT]):
         validate: Validate | None = None,
         follow: str = "ndcg@10",
         device: str = "cpu",
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.objective, self.source = model, objective, source
+        self.model, self.source, self.ranks = model, source, ranks
         self.config, self.progress, self.validate, self.follow = config, progress, validate, follow
         self.device = device
         self.optimiser = Optimiser(
@@ -177,6 +181,7 @@ class Trainer(Generic[BatchT]):
             tables=config.table_optimiser,
             table_lr=config.table_lr,
         )
+        self.objective = ranks.averaging(model, objective)
         averaged = set(self.optimiser.parameters) - self.optimiser.row_wise if config.ema else set()
         self.average = {n: p.detach().clone() for n, p in model.named_parameters() if n in averaged}
         self.run = _Run()
@@ -192,12 +197,15 @@ class Trainer(Generic[BatchT]):
         """Trains, or goes on where a checkpoint says, to the end.
 
         Raises:
-            TrainingError: when the loss is no longer a number.
+            TrainingError: when the loss is no longer a number, or workers do not see the same checkpoint.
         """
         keep_freed_memory()
+        if self.ranks.rank:  # each drops out other numbers
+            torch.manual_seed(torch.initial_seed() + self.ranks.rank)
         self._resume()
         while not self.run.finished:
             self._epoch()
+        self.ranks.wait()  # until the best weights are written
         self._take_best()
         self.model.eval()
         return self._result()
@@ -213,14 +221,15 @@ class Trainer(Generic[BatchT]):
             lr = self.step(*batches)
             run.step += len(batches)
             run.stepping += time.monotonic() - started
-            run.elapsed = before + time.monotonic() - began
-            if time.monotonic() - saved > self._save_after:
+            now = time.monotonic()
+            run.elapsed, due = self.ranks.from_leader([before + now - began, now - saved > self._save_after])
+            if due:
                 self._save()
                 saved = time.monotonic()
             if self._out_of_time():
                 break
         metrics = self._validation()
-        run.elapsed = before + time.monotonic() - began
+        (run.elapsed,) = self.ranks.from_leader([before + time.monotonic() - began])
         loss = run.loss_sum / max(1, run.step)
         run.epoch += 1
         run.curve.append({"epoch": run.epoch, "loss": loss, "lr": lr, "seconds": run.elapsed, "metrics": dict(metrics)})
@@ -236,28 +245,35 @@ class Trainer(Generic[BatchT]):
             TrainingError: when the loss is no longer a number.
         """
         share, run = self._rate(), self.run
-        samples = sum(batch.samples for batch in batches)
+        (samples,) = self.ranks.sum([sum(batch.samples for batch in batches)])
         self.optimiser.zero_grad()
-        for batch in batches:
-            run.loss_sum += self._add_gradient(batch, batch.samples / max(1, samples))
+        part = 0.0
+        for place, batch in enumerate(batches, start=1):
+            part += self._add_gradient(batch, batch.samples / max(1.0, samples), last=place == len(batches))
+        (loss,) = self.ranks.sum([part])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at epoch {run.epoch + 1}, step {run.step + 1}; "
+                f"lower the learning rate ({self.config.lr}) or the gradient clip ({self.config.clip})"
+            )
         self.optimiser.step(share, self.config.clip)
         self._update_average()
         run.updates += 1
-        run.samples += samples
+        run.samples += int(samples)
+        run.loss_sum += loss * len(batches)
         return self.config.lr * share
 
-    def _add_gradient(self, batch: BatchT, weight: float) -> float:
-        """Adds the gradient of a batch's loss, times `weight`, to those there are; returns the loss."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
-            loss = self.objective(batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at epoch {self.run.epoch + 1}, step {self.run.step + 1}; "
-                f"lower the learning rate ({self.config.lr}) or the gradient clip ({self.config.clip})"
-            )
-        (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
-        return value
+    def _add_gradient(self, batch: BatchT, weight: float, *, last: bool) -> float:
+        """Adds the gradient of a batch's loss, times `weight`, to those there are; returns that part of the loss.
+
+        With the last batch of a step the gradients of all workers are averaged; so each counts `world` times.
+        """
+        with self.ranks.exchanging(self.objective, now=last):
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+                loss = self.objective(batch)
+            scale = weight * self.ranks.world
+            (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
+        return weight * float(loss.detach())
 
     def _rate(self) -> float:
         """The share of the peak rate at this step."""
@@ -290,7 +306,8 @@ class Trainer(Generic[BatchT]):
             metrics = self.validate()
             if metrics[self.follow] > run.best:
                 run.best, run.best_epoch = metrics[self.follow], run.epoch + 1
-                ck.save_checkpoint(self._best_path(), self._weights(), {})
+                if self.ranks.leads:
+                    ck.save_checkpoint(self._best_path(), self._weights(), {})
         return metrics
 
     @contextmanager
@@ -347,8 +364,13 @@ class Trainer(Generic[BatchT]):
 
     def _save(self) -> None:
         began = time.monotonic()
+        random = self.ranks.gather(ck.random_state())
+        if not self.ranks.leads:
+            return
         tensors = ck.under("weights", self._weights()) | ck.under("average", self.average)
-        tensors |= ck.under("optimiser", self.optimiser.tensors()) | ck.under("random", ck.random_state())
+        tensors |= ck.under("optimiser", self.optimiser.tensors())
+        for rank, states in enumerate(random):
+            tensors |= ck.under(f"random/{rank}", states)
         state = {name: getattr(self.run, name) for name in _Run.__slots__}
         state["config"] = self.config.model_dump_json()
         ck.save_checkpoint(self.checkpoint_path, tensors, state)
@@ -359,9 +381,17 @@ class Trainer(Generic[BatchT]):
 
     def _resume(self) -> None:
         found = ck.load_checkpoint(self.checkpoint_path)
-        if found is None or found[1].pop("config") != self.config.model_dump_json():
-            return
-        tensors, state = found
+        if found is not None and found[1].pop("config") == self.config.model_dump_json():
+            self._go_on_from(*found)
+        places = self.ranks.gather({"place": torch.tensor([self.run.epoch, self.run.step])})
+        if any(not torch.equal(place["place"], places[0]["place"]) for place in places):
+            raise TrainingError(
+                f"the workers do not see the same checkpoint at {self.checkpoint_path}; "
+                "the nodes of a cluster must share the directory that the run writes to"
+            )
+
+    def _go_on_from(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Goes on where a checkpoint says, if it is one of this model and the best weights are there."""
         weights, run = ck.below("weights", tensors), _Run(**state)
         if {n: t.shape for n, t in weights.items()} != {n: w.shape for n, w in self._weights().items()}:
             return
@@ -373,7 +403,7 @@ class Trainer(Generic[BatchT]):
         for name, average in ck.below("average", tensors).items():
             self.average[name].copy_(average)
         self.optimiser.restore(ck.below("optimiser", tensors))
-        ck.restore_random(ck.below("random", tensors))
+        ck.restore_random(ck.below(f"random/{self.ranks.rank}", tensors))
 
 
 def _together(batches: Iterator[BatchT], count: int) -> Iterator[tuple[BatchT, ...]]:
