@@ -25,6 +25,9 @@ from recsys.errors import MissingPartError, PreconditionError, StoreError
 MAX_SOCKET_PATH: Final = 107
 """Bytes that a unix socket's path may have (Linux; sun_path less its final zero)."""
 
+_LOCK_FILE = "valkey.lock"
+_PID_WIDTH = 20
+"""Bytes of the lock's file that say which process has it; the path of its socket follows, up to a new line."""
 _BOUND_TO_PARENT = Path(__file__).with_name("bound_to_parent.py")
 _POLL_SECONDS = 0.002
 _LOCK_PATIENCE_SECONDS = 3.0
@@ -59,6 +62,7 @@ class EmbeddedValkey:
 
     Args:
         directory: where the data lie; made when absent.
+        durable: on disk before it is acknowledged, in place of within a second after.
         max_memory: bytes it may use, None = no bound.
         eviction: a maxmemory-policy of Valkey, for when the bound is reached; by default writes are refused.
         start_timeout: seconds to wait until it answers, reading its data included.
@@ -73,6 +77,7 @@ class EmbeddedValkey:
         self,
         directory: Path,
         *,
+        durable: bool = False,
         max_memory: int | None = None,
         eviction: str = "noeviction",
         start_timeout: float = 120.0,
@@ -86,7 +91,7 @@ class EmbeddedValkey:
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._socket = self._choose_socket()
-            self._command = [str(binary), *_arguments(self._socket, max_memory, eviction)]
+            self._command = [str(binary), *_arguments(self._socket, durable, max_memory, eviction)]
             self._start_timeout = start_timeout
             self._start()
         except BaseException:
@@ -97,7 +102,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """Where it listens: a unix:// URL for `RedisStore`."""
-        return f"unix://{quote(str(self._socket))}"
+        return _url(self._socket)
 
     @property
     def pid(self) -> int | None:
@@ -124,7 +129,8 @@ class EmbeddedValkey:
 
     def _start(self) -> None:
         self._process = self._spawn()
-        os.pwrite(self._lock, b"%-20d" % self._process.pid, 0)
+        # Not truncated: a reader sees the old address or the new one.
+        os.pwrite(self._lock, b"%-*d%s\n" % (_PID_WIDTH, self._process.pid, os.fsencode(self._socket)), 0)
         self._await_answer(time.monotonic() + self._start_timeout)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -212,11 +218,30 @@ class EmbeddedValkey:
         self.close()
 
 
+def running_url(directory: Path) -> str | None:
+    """URL of the embedded store that some process runs in a directory, None when none answers there."""
+    try:
+        written = (directory / _LOCK_FILE).read_bytes()[_PID_WIDTH:]
+    except OSError:
+        return None
+    path = Path(os.fsdecode(written.split(b"\n", 1)[0]))
+    return _url(path) if path.is_absolute() and _answers(path) else None
+
+
+def holds_data(directory: Path) -> bool:
+    """Whether an embedded store has ever kept its data in a directory."""
+    return (directory / "appendonlydir").is_dir()
+
+
+def _url(path: Path) -> str:
+    return f"unix://{quote(str(path))}"
+
+
 def _lock(directory: Path) -> int:
     """Takes a directory for one server; the lock ends with the last process that holds the descriptor."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(directory / "valkey.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise PreconditionError(f"the embedded store cannot use {directory}: {error.strerror}") from None
     end = time.monotonic() + _LOCK_PATIENCE_SECONDS
@@ -225,7 +250,7 @@ def _lock(directory: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > end:
-                holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+                holder = os.pread(descriptor, _PID_WIDTH, 0).decode(errors="replace").strip() or "unknown"
                 os.close(descriptor)
                 raise PreconditionError(
                     f"{directory} is in use by another embedded store (process {holder}): "
@@ -236,7 +261,7 @@ def _lock(directory: Path) -> int:
             return descriptor
 
 
-def _arguments(path: Path, max_memory: int | None, eviction: str) -> list[str]:
+def _arguments(path: Path, durable: bool, max_memory: int | None, eviction: str) -> list[str]:
     settings = {
         "port": "0",
         "unixsocket": str(path),
@@ -244,7 +269,7 @@ def _arguments(path: Path, max_memory: int | None, eviction: str) -> list[str]:
         "dir": ".",
         "save": "",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always" if durable else "everysec",
         "aof-load-truncated": "yes",
         "maxmemory": str(max_memory or 0),
         "maxmemory-policy": eviction,

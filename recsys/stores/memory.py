@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -14,7 +15,17 @@ import numpy as np
 
 from recsys.columns import POSITIVE_EVENTS
 from recsys.stores.packing import pack_state, parse_position, unpack_state
-from recsys.stores.store import DEDUPE_SECONDS, MAX_HISTORY, MAX_SEEN, STREAM_LENGTH, Event, Recorded, UserState
+from recsys.stores.store import (
+    DEDUPE_SECONDS,
+    MAX_HISTORY,
+    MAX_SEEN,
+    STREAM_LENGTH,
+    Event,
+    Recorded,
+    StreamClaim,
+    StreamEntry,
+    UserState,
+)
 
 
 @dataclass(slots=True)
@@ -64,7 +75,7 @@ class MemoryStore:
     Args:
         dedupe_seconds: how long an event id is remembered.
         stream_length: newest events kept in the stream.
-        clock: seconds, for `dedupe_seconds`.
+        clock: seconds, for `dedupe_seconds` and claims.
     """
 
     def __init__(
@@ -77,7 +88,10 @@ class MemoryStore:
         self._users: dict[int, _User] = {}
         self._forget_at: dict[int, float] = {}
         self._stream: deque[tuple[int, Event]] = deque(maxlen=stream_length)
-        self._position = 0
+        self._added = 0
+        self._drained = 0
+        self._stream_name = secrets.token_hex(4)
+        self._claim, self._claimed_until = "", 0.0
         self._dedupe_seconds, self._clock = dedupe_seconds, clock
 
     async def read(self, user_id: int) -> UserState:
@@ -105,8 +119,8 @@ class MemoryStore:
         if event.event_id in self._forget_at:
             return False
         self._forget_at[event.event_id] = now + self._dedupe_seconds
-        self._position += 1
-        self._stream.append((self._position, event))
+        self._added += 1
+        self._stream.append((self._added, event))
         if event.type in POSITIVE_EVENTS:
             self._users.setdefault(event.user_id, _User()).add(event)
         return True
@@ -126,26 +140,27 @@ class MemoryStore:
                 written += self._users.setdefault(user_id, _User()).load(state)
         return written
 
-    async def stream(self, after: str = "0") -> AsyncIterator[tuple[str, Event]]:
-        """Events of the stream after a position, with their positions, oldest first; ends at its end.
+    async def stream(self) -> AsyncGenerator[StreamEntry, None]:
+        """Events of the stream, oldest first; ends at its end."""
+        for number, event in list(self._stream):
+            yield StreamEntry(f"{number}-0", number, event)
+
+    async def trim(self, position: str, number: int) -> None:
+        """Forgets the stream up to and including an event, and remembers its number.
 
         Raises:
             DataError: for a position that is none.
         """
-        position = parse_position(after)
-        for time_ms, event in list(self._stream):
-            if (time_ms, 0) > position:
-                yield f"{time_ms}-0", event
-
-    async def trim(self, through: str) -> None:
-        """Forgets the stream up to and including a position.
-
-        Raises:
-            DataError: for a position that is none.
-        """
-        position = parse_position(through)
-        while self._stream and (self._stream[0][0], 0) <= position:
+        through = parse_position(position)
+        while self._stream and (self._stream[0][0], 0) <= through:
             self._stream.popleft()
+        self._drained = number
+
+    async def claim_stream(self, holder: str, seconds: float) -> StreamClaim:
+        """Claims the stream for so long, or claims it again; 0 seconds give the claim up."""
+        if holder == self._claim or self._claimed_until <= self._clock():
+            self._claim, self._claimed_until = holder, self._clock() + seconds
+        return StreamClaim(self._claim, self._stream_name, self._drained)
 
     async def ping(self) -> None:
         """Answers at once."""

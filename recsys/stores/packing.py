@@ -45,6 +45,9 @@ class Keys:
             )
         self.namespace = namespace
         self.stream = f"{namespace}:events".encode()
+        self.stream_claim = f"{namespace}:events:claim".encode()
+        self.stream_name = f"{namespace}:events:name".encode()
+        self.stream_drained = f"{namespace}:events:drained".encode()
         self.loaded = f"{namespace}:loaded".encode()
         self._profile = f"{namespace}:u:%d".encode()
         self._history = f"{namespace}:h:%d".encode()
@@ -152,13 +155,23 @@ def pack_record(event: Event) -> bytes:
 
 
 STREAM_FIELDS: Final = (b"event_id", b"user_id", b"item_id", b"type", b"timestamp_ms", b"click_id", b"value")
+STREAM_KEYS: Final = (b"user_key", b"item_key")
 
 
-def stream_values(event: Event) -> tuple[bytes, ...]:
-    """What the stream holds of an event, as text in the order of STREAM_FIELDS; empty = absent.
+def stream_fields(event: Event) -> tuple[bytes, ...]:
+    """What the stream holds of an event, as text: name, value, name, value, …; an empty value = absent.
 
-    All fields are always there: entries with the same fields share their names in the server's memory.
+    The STREAM_FIELDS are always there, keys where the event has any: entries with the same fields share
+    their names in the server's memory, and in one catalogue either all events have keys or none has.
     """
+    fields = [part for pair in zip(STREAM_FIELDS, _stream_values(event), strict=True) for part in pair]
+    for name, key in zip(STREAM_KEYS, (event.user_key, event.item_key), strict=True):
+        if key is not None:
+            fields += (name, key.encode())
+    return tuple(fields)
+
+
+def _stream_values(event: Event) -> tuple[bytes, ...]:
     return (
         b"%d" % event.event_id,
         b"%d" % event.user_id,
@@ -179,6 +192,7 @@ def event_of_stream(fields: Sequence[bytes]) -> Event:
     values = dict(zip(fields[::2], fields[1::2], strict=False))
     try:
         event_id, user_id, item_id, kind, timestamp_ms, click_id, value = (values[name] for name in STREAM_FIELDS)
+        user_key, item_key = (values.get(name) for name in STREAM_KEYS)
         return Event(
             event_id=int(event_id),
             user_id=int(user_id),
@@ -187,6 +201,8 @@ def event_of_stream(fields: Sequence[bytes]) -> Event:
             timestamp_ms=int(timestamp_ms),
             click_id=int(click_id) if click_id else None,
             value=float(value) if value else None,
+            user_key=None if user_key is None else user_key.decode(),
+            item_key=None if item_key is None else item_key.decode(),
         )
     except (KeyError, ValueError) as error:
         raise StoreError(f"the event stream holds an entry that this service did not write: {error!r}") from None

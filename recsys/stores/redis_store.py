@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+import secrets
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from importlib.resources import files
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from recsys.stores.coalescing import CoalescingReader
 from recsys.stores.link import Link, pack, redacted, refuse_errors
 from recsys.stores.packing import (
-    STREAM_FIELDS,
     Keys,
     event_of_stream,
     pack_record,
     pack_state,
     parse_position,
-    stream_values,
+    stream_fields,
     unpack_state,
 )
-from recsys.stores.store import DEDUPE_SECONDS, MAX_HISTORY, MAX_SEEN, STREAM_LENGTH, Event, Recorded, UserState
+from recsys.stores.store import (
+    DEDUPE_SECONDS,
+    MAX_HISTORY,
+    MAX_SEEN,
+    STREAM_LENGTH,
+    Event,
+    Recorded,
+    StreamClaim,
+    StreamEntry,
+    UserState,
+)
 
 _LOAD_BATCH = 128
 """Users written by one script call: some 0.5 ms in which the server serves nobody else."""
@@ -56,6 +66,22 @@ class Script:
                 answers[i] = answer
         refuse_errors(answers, link.name)
         return answers
+
+
+class _Head(NamedTuple):
+    """The oldest entry of the stream; number 0 where the server does not count."""
+
+    position: str
+    number: int
+
+
+def _head_of(about: dict[bytes, Any]) -> _Head | None:
+    """The oldest entry, from what XINFO STREAM says."""
+    first = about[b"first-entry"]
+    if first is None:
+        return None
+    added = about.get(b"entries-added")
+    return _Head(first[0].decode(), 0 if added is None else added - about[b"length"] + 1)
 
 
 class RedisStore:
@@ -94,7 +120,7 @@ class RedisStore:
         self._write_link = Link(url, write_timeout, retry_after)
         self._bulk_link = Link(url, max(10.0, write_timeout), retry_after)
         self._reader = CoalescingReader(self._read_link)
-        self._record, self._load = Script("record.lua"), Script("load.lua")
+        self._record, self._load, self._claim = Script("record.lua"), Script("load.lua"), Script("claim.lua")
         self._bounds = (
             b"%d" % max(1, round(dedupe_seconds * 1000)),
             b"%d" % stream_length,
@@ -131,8 +157,7 @@ class RedisStore:
     def _record_call(self, event: Event) -> bytes:
         _, history, seen = self._keys.user(event.user_id)
         keys = (self._keys.event(event.event_id), self._keys.stream, history, seen)
-        entry = [part for pair in zip(STREAM_FIELDS, stream_values(event), strict=True) for part in pair]
-        return self._record.call(keys, (*self._bounds, pack_record(event), *entry))
+        return self._record.call(keys, (*self._bounds, pack_record(event), *stream_fields(event)))
 
     async def load(
         self, users: Iterable[tuple[int, UserState]], *, overwrite: bool = False, source: str | None = None
@@ -186,33 +211,60 @@ class RedisStore:
             values += pack_state(state)
         return self._load.call(keys, values)
 
-    async def stream(self, after: str = "0") -> AsyncIterator[tuple[str, Event]]:
-        """Events of the stream after a position, with their positions, oldest first; ends at its end.
+    async def stream(self) -> AsyncGenerator[StreamEntry, None]:
+        """Events of the stream, oldest first; ends at its end.
 
         Raises:
-            DataError: for a position that is none.
-            StoreError: when the server is away or refuses; go on from the last position that was given.
+            StoreError: when the server is away or refuses, or the stream holds what this service did not write.
         """
-        position = "{}-{}".format(*parse_position(after))
+        position, number = "0-0", 0
         while True:
-            page = await self._command(
-                b"XRANGE", self._keys.stream, f"({position}", b"+", b"COUNT", _STREAM_PAGE, link=self._bulk_link
-            )
+            head, page = await self._stream_page(position)
+            if head is not None and parse_position(head.position) > parse_position(position):
+                number = head.number - 1  # the first of the page is the oldest there is, which may lie further on
             for entry, fields in page:
-                position = entry.decode()
-                yield position, event_of_stream(fields)
+                position, number = entry.decode(), number + 1
+                yield StreamEntry(position, number if head and head.number else 0, event_of_stream(fields))
             if len(page) < _STREAM_PAGE:
                 return
 
-    async def trim(self, through: str) -> None:
-        """Forgets the stream up to and including a position.
+    async def _stream_page(self, after: str) -> tuple[_Head | None, list[Any]]:
+        """The oldest entry of the stream, None when it is empty, and the next page after a position."""
+        key = self._keys.stream
+        read = pack(b"XRANGE", key, f"({after}", b"+", b"COUNT", _STREAM_PAGE)
+        # Both as of one moment: the bound may drop events in between.
+        commands = pack(b"MULTI") + pack(b"XINFO", b"STREAM", key) + read + pack(b"EXEC")
+        answers = await self._bulk_link.exchange(commands, 4)
+        refuse_errors(answers, self._bulk_link.name)
+        about, page = answers[-1]
+        refuse_errors([page], self._bulk_link.name)
+        if isinstance(about, ResponseError):  # there has never been an event
+            return None, []
+        return _head_of(dict(zip(about[::2], about[1::2], strict=True))), page
+
+    async def trim(self, position: str, number: int) -> None:
+        """Forgets the stream up to and including an event, and remembers its number.
 
         Raises:
             DataError: for a position that is none.
             StoreError: when the server is away or refuses.
         """
-        time_ms, sequence = parse_position(through)
-        await self._command(b"XTRIM", self._keys.stream, b"MINID", f"{time_ms}-{sequence + 1}", link=self._bulk_link)
+        time_ms, sequence = parse_position(position)
+        cut = pack(b"XTRIM", self._keys.stream, b"MINID", f"{time_ms}-{sequence + 1}")
+        remember = pack(b"SET", self._keys.stream_drained, number)
+        answers = await self._bulk_link.exchange(pack(b"MULTI") + cut + remember + pack(b"EXEC"), 4)
+        refuse_errors([*answers, *answers[-1]], self._bulk_link.name)
+
+    async def claim_stream(self, holder: str, seconds: float) -> StreamClaim:
+        """Claims the stream for so long, or claims it again; 0 seconds give the claim up.
+
+        Raises:
+            StoreError: when the server is away or refuses.
+        """
+        keys = (self._keys.stream_claim, self._keys.stream_name, self._keys.stream_drained)
+        values = (holder.encode(), b"%d" % round(seconds * 1000), secrets.token_hex(4).encode())
+        ((held, name, drained),) = await self._claim.run(self._bulk_link, [self._claim.call(keys, values)])
+        return StreamClaim(held.decode(), name.decode(), int(drained))
 
     async def ping(self) -> None:
         """Answers when the store does.

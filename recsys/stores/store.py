@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,12 +18,19 @@ MAX_HISTORY = 1_000
 DEDUPE_SECONDS = 7 * 24 * 3600.0
 """How long an event id is remembered: a repetition within a week changes nothing."""
 STREAM_LENGTH = 1_000_000
-"""Newest events kept for whoever drains the stream, about 80 MB."""
+"""Newest events kept for whoever drains the stream: about 80 MB, keys on top."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event as it arrives; ids are raw, encoding happens at reading time."""
+    """One event as it arrives; ids are raw, encoding happens at reading time.
+
+    Attributes:
+        event_id: what makes it one event, however often it is sent.
+        click_id: event_id of the click that a conversion belongs to.
+        user_key, item_key: the strings that user_id and item_id are hashes of, where the caller named
+            them so; the stream keeps them, since a hash has no way back.
+    """
 
     event_id: int
     user_id: int
@@ -32,6 +39,39 @@ class Event:
     timestamp_ms: int
     click_id: int | None = None
     value: float | None = None
+    user_key: str | None = None
+    item_key: str | None = None
+
+
+class StreamEntry(NamedTuple):
+    """One event of the stream.
+
+    Attributes:
+        position: where it stands, as the server says it; positions only grow.
+        number: how many events the stream had been given with it, 1 for the first ever: where numbers
+            leave some out, the bound has dropped events. 0 where the server does not count (Redis before 7).
+        event: the event.
+    """
+
+    position: str
+    number: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClaim:
+    """Who may take events away from the stream, and how far that has come.
+
+    Attributes:
+        holder: who has the claim now.
+        stream: name of this very stream. Positions in another, such as one from before the store was
+            wiped, say nothing about this one.
+        drained: number of the newest event that was taken away, 0 for none.
+    """
+
+    holder: str
+    stream: str
+    drained: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +123,19 @@ class Store(Protocol):
         """
         ...
 
-    def stream(self, after: str = "0") -> AsyncIterator[tuple[str, Event]]:
-        """Events of the stream after a position, with their positions, oldest first; ends at its end."""
+    def stream(self) -> AsyncGenerator[StreamEntry, None]:
+        """Events of the stream, oldest first; ends at its end."""
         ...
 
-    async def trim(self, through: str) -> None:
-        """Forgets the stream up to and including a position, once it is safe elsewhere."""
+    async def trim(self, position: str, number: int) -> None:
+        """Forgets the stream up to and including an event, once that is safe elsewhere."""
+        ...
+
+    async def claim_stream(self, holder: str, seconds: float) -> StreamClaim:
+        """Claims the stream for so long, or claims it again; 0 seconds give the claim up.
+
+        The answer names another holder while that one's claim lasts.
+        """
         ...
 
     async def ping(self) -> None:

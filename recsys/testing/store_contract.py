@@ -10,7 +10,7 @@ import pytest
 
 from recsys.columns import EventType
 from recsys.errors import DataError
-from recsys.stores.store import MAX_HISTORY, MAX_SEEN, Event, Recorded, Store, UserState
+from recsys.stores.store import MAX_HISTORY, MAX_SEEN, Event, Recorded, Store, StreamClaim, StreamEntry, UserState
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 NOW = 1_700_000_000_000
@@ -35,9 +35,14 @@ def history(of: UserState) -> list[tuple[int, int]]:
     return list(zip(of.history_ids.tolist(), of.history_ms.tolist(), strict=True))
 
 
-async def events_of(store: Store, after: str = "0") -> list[tuple[str, Event]]:
-    """The whole stream after a position."""
-    return [entry async for entry in store.stream(after)]
+async def entries_of(store: Store) -> list[StreamEntry]:
+    """The whole stream."""
+    return [entry async for entry in store.stream()]
+
+
+async def events_of(store: Store) -> list[Event]:
+    """The events of the whole stream."""
+    return [entry.event for entry in await entries_of(store)]
 
 
 class StoreContract:
@@ -72,8 +77,12 @@ class StoreContract:
             Event(6, -1, INT64_MIN, EventType.CLICK, -NOW, click_id=0),
             Event(7, 0, 2**53 + 1, EventType.CONVERSION, INT64_MAX, click_id=INT64_MIN, value=0.1),
         ]
+        events += [
+            Event(8, 5, 6, EventType.CLICK, NOW, user_key="Zoë", item_key="a b"),
+            Event(9, 5, 6, EventType.CLICK, NOW, item_key=""),
+        ]
         await store.record(events)
-        assert [event for _, event in await events_of(store)] == events
+        assert await events_of(store) == events
 
     async def test_nothing_recorded_changes_nothing(self, store: Store) -> None:
         assert await store.record([]) == Recorded(0, 0)
@@ -215,27 +224,38 @@ class StoreContract:
         with pytest.raises(DataError, match="blob"):
             await store.load([(1, state([], blob=b"\x00"))])
 
-    async def test_the_stream_is_read_from_a_position_and_trimmed_through_one(self, store: Store) -> None:
+    async def test_the_stream_is_trimmed_through_an_event_and_numbers_go_on(self, store: Store) -> None:
         events = [click(1, item) for item in range(2_500)]
         for start in range(0, len(events), 500):
             await store.record(events[start : start + 500])
-        entries = await events_of(store)
-        assert [event for _, event in entries] == events
+        entries = await entries_of(store)
+        assert [entry.event for entry in entries] == events
+        assert [entry.number for entry in entries] == list(range(1, 2_501))
 
-        middle, _ = entries[1_233]
-        assert [event for _, event in await events_of(store, middle)] == events[1_234:]
-        assert await events_of(store, entries[-1][0]) == []
+        await store.trim(entries[1_233].position, entries[1_233].number)
+        assert await entries_of(store) == entries[1_234:]
+        await store.trim(entries[-1].position, entries[-1].number)
+        assert await entries_of(store) == []
 
-        await store.trim(middle)
-        assert [event for _, event in await events_of(store)] == events[1_234:]
-        await store.trim(entries[-1][0])
-        assert await events_of(store) == []
+        await store.record([click(1, 3_000)])
+        (later,) = await entries_of(store)
+        assert later.number == 2_501
 
     async def test_a_position_that_is_none_is_refused(self, store: Store) -> None:
         with pytest.raises(DataError, match="yesterday"):
-            await events_of(store, "yesterday")
-        with pytest.raises(DataError, match="-1"):
-            await store.trim("-1")
+            await store.trim("yesterday", 1)
+
+    async def test_one_at_a_time_has_the_stream_and_it_keeps_its_name_and_how_far_it_was_drained(
+        self, store: Store
+    ) -> None:
+        first = await store.claim_stream("first", 60)
+        assert (first.holder, first.drained) == ("first", 0)
+        assert await store.claim_stream("second", 60) == first
+        await store.record([click(1, 10)])
+        (entry,) = await entries_of(store)
+        await store.trim(entry.position, entry.number)
+        assert await store.claim_stream("first", 0) == StreamClaim("first", first.stream, 1)
+        assert await store.claim_stream("second", 60) == StreamClaim("second", first.stream, 1)
 
     async def test_many_reads_at_once_get_each_their_own(self, store: Store) -> None:
         await store.load((user, state([(user, user)])) for user in range(1_000))

@@ -26,6 +26,13 @@ FUTURE_LIMIT_MS: Final = 24 * 3600 * 1000
 """An event may lie this far ahead of the server's clock."""
 
 DEFAULT_LISTEN: Final = "127.0.0.1:50051"
+STORE_FOLDER: Final = "store"
+"""Of the embedded store, beside the bundles, when no other is given."""
+
+
+def embedded_store_directory(bundles: Path, store_dir: Path | None) -> Path:
+    """Where the embedded store of a server persists: where it was told to, else beside its bundles."""
+    return store_dir or bundles.resolve().parent / STORE_FOLDER
 
 
 class Address(Config):

@@ -27,7 +27,7 @@ from services.rpc.admin import admin_server
 from services.rpc.exposition import Gauges, serve_metrics
 from services.rpc.measurements import Measurements
 from services.rpc.processes import WorkerProcess
-from services.rpc.settings import Address, ServeSettings
+from services.rpc.settings import Address, ServeSettings, embedded_store_directory
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,6 @@ WATCH_SECONDS: Final = 0.5
 """How often store and CURRENT are looked at."""
 STORE_TIMEOUT_SECONDS: Final = 1.0
 """The supervisor can wait longer for the store than a request can."""
-STORE_FOLDER: Final = "store"
-"""Of the embedded store, beside the bundles, when no other is given."""
 _SCRAPE_SECONDS: Final = 5.0
 
 
@@ -122,7 +120,7 @@ class Supervisor:
     def _start_store(self) -> None:
         """An embedded store when there is no URL."""
         if self.settings.redis_url is None:
-            directory = self.settings.store_dir or self.settings.bundles.resolve().parent / STORE_FOLDER
+            directory = embedded_store_directory(self.settings.bundles, self.settings.store_dir)
             self._embedded = EmbeddedValkey(directory)
             self.settings = self.settings.model_copy(update={"redis_url": self._embedded.url})
 

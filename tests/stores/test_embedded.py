@@ -48,7 +48,7 @@ async def test_what_was_recorded_survives_a_killed_server(tmp_path: Path) -> Non
     with EmbeddedValkey(tmp_path):
         assert history(await store.read(1)) == [(item, item) for item in range(100)]
         assert await store.record(events) == Recorded(accepted=0, duplicates=100)
-        assert [event async for _, event in store.stream()] == events
+        assert [entry.event async for entry in store.stream()] == events
         await store.close()
 
 

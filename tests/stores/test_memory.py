@@ -6,7 +6,7 @@ import pytest
 
 from recsys.stores.memory import MemoryStore
 from recsys.stores.store import Recorded, Store
-from recsys.testing.store_contract import StoreContract, click, events_of, history
+from recsys.testing.store_contract import StoreContract, click, entries_of, history
 
 
 class TestMemoryStore(StoreContract):
@@ -28,7 +28,9 @@ async def test_an_event_id_is_forgotten_after_its_time() -> None:
 async def test_the_stream_keeps_the_newest_up_to_its_bound() -> None:
     store = MemoryStore(stream_length=3)
     await store.record([click(1, item) for item in range(10)])
-    assert [event.item_id for _, event in await events_of(store)] == [7, 8, 9]
+    entries = await entries_of(store)
+    assert [entry.event.item_id for entry in entries] == [7, 8, 9]
+    assert [entry.number for entry in entries] == [8, 9, 10], "the numbers say that seven are missing"
 
 
 async def test_what_was_read_does_not_change_afterwards() -> None:

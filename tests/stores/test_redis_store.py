@@ -18,7 +18,16 @@ from recsys.stores.memory import MemoryStore
 from recsys.stores.opening import open_store
 from recsys.stores.redis_store import RedisStore
 from recsys.stores.store import MAX_HISTORY, MAX_SEEN, Event, Recorded, Store
-from recsys.testing.store_contract import INT64_MAX, INT64_MIN, StoreContract, click, events_of, history, state
+from recsys.testing.store_contract import (
+    INT64_MAX,
+    INT64_MIN,
+    StoreContract,
+    click,
+    entries_of,
+    events_of,
+    history,
+    state,
+)
 
 namespaces = (f"test-{i}" for i in count())
 # Far beyond a slow machine's pauses: these tests are about what is stored, not about how fast.
@@ -113,6 +122,8 @@ async def test_memory_is_bounded_marks_expire_and_the_stream_and_values_are_cut(
     assert 0 < server.pttl(f"{namespace}:e:{MAX_SEEN}") <= 100_000
     # The server cuts its stream in blocks of 100 entries.
     assert 500 <= server.xlen(f"{namespace}:events") <= 600
+    numbers = [entry.number for entry in await entries_of(store)]
+    assert numbers == list(range(numbers[0], 2_001)), "the numbers say how many are missing"
     assert server.strlen(f"{namespace}:h:1") <= 17 * MAX_HISTORY * 9 / 8
     assert server.strlen(f"{namespace}:s:1") <= 8 * MAX_SEEN * 9 / 8
     await store.close()
@@ -188,6 +199,8 @@ random_events = st.lists(
         timestamp_ms=int64,
         click_id=st.none() | int64,
         value=st.none() | st.floats(allow_nan=False, width=32),
+        user_key=st.none() | st.text(max_size=3),
+        item_key=st.none() | st.text(max_size=3),
     ),
     max_size=40,
 )
@@ -222,5 +235,5 @@ async def test_lua_and_python_agree_whatever_happens(valkey: EmbeddedValkey, ste
         assert history(ours) == history(theirs)
         assert ours.seen_ids.tolist() == theirs.seen_ids.tolist()
         assert ours.attributes == theirs.attributes
-    assert [event for _, event in await events_of(redis)] == [event for _, event in await events_of(memory)]
+    assert await events_of(redis) == await events_of(memory)
     await redis.close()
