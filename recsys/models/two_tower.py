@@ -227,7 +227,7 @@ class TwoTower(nn.Module):
     @torch.no_grad()
     def catalogue_blocks(self, size: int = _ROWS_AT_ONCE) -> Iterator[Tensor]:
         """The vectors of all items as the index stores them, (size, d_out) at a time, without gradients."""
-        for rows in torch.arange(len(self.item_index), device=self.item_index.device).split(size):
+        for rows in torch.split(torch.arange(len(self.item_index), device=self.item_index.device), size):
             yield self.item_vectors(self.item_states(rows), rows)
 
     def catalogue_vectors(self) -> Tensor:
@@ -253,7 +253,7 @@ class TwoTower(nn.Module):
     @torch.no_grad()
     def _history_blocks(self, codes: Tensor) -> Iterator[Tensor]:
         row_of_code = self._row_of_code() if self.item_names else None
-        for part in codes.split(_ROWS_AT_ONCE):
+        for part in torch.split(codes, _ROWS_AT_ONCE):
             attributes = {} if row_of_code is None else self._codes_of_rows(row_of_code[part])
             states = self._item_states(part, attributes)
             yield states.masked_fill_((part == 0).unsqueeze(1), 0.0)

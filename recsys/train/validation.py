@@ -69,7 +69,7 @@ class RankingValidator:
     @torch.no_grad()
     def ranks(self, model: TwoTower) -> NDArray[np.int64]:
         """(M,) rank of each target, 1 = first, in the order of the evaluation set; N + 1 for one that is excluded."""
-        users = self._user_vectors(model).split(_USERS_AT_ONCE)
+        users = torch.split(self._user_vectors(model), _USERS_AT_ONCE)
         wanted = self._target_scores(model, users)
         better = [torch.zeros_like(scores, dtype=torch.long) for scores in wanted]
         for tile, items in enumerate(model.catalogue_blocks(_ITEMS_AT_ONCE)):
@@ -92,7 +92,7 @@ class RankingValidator:
         as good as the target, or the target itself, would count by luck.
         """
         wanted = [torch.zeros_like(vectors[:, :1]) for vectors in users]
-        targets = self.target.split(_USERS_AT_ONCE)
+        targets = torch.split(self.target, _USERS_AT_ONCE)
         for tile, items in enumerate(model.catalogue_blocks(_ITEMS_AT_ONCE)):
             for block, target in enumerate(targets):
                 column = target - tile * _ITEMS_AT_ONCE
