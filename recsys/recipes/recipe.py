@@ -40,7 +40,8 @@ class Recipe(Protocol):
 
         Args:
             config: an instance of `config_type`.
-            view: the training data.
+            view: the training data; with several workers (a configuration that is a TrainerConfig), `view.ranks` says
+                which one calls, and what rank 0 writes and returns counts.
             inputs: output directory of each recipe in `needs`.
             out: an existing directory; components go into `out/components/`.
             progress: told what happens; `progress.scratch` outlives a crash, so a second call resumes there.

@@ -99,6 +99,8 @@ class TwoTowerRecipe:
         torch.manual_seed(view.seed)
         model = build_model(config, view).to(choose_device(view.device))
         result, source = self._train(model, config, view, progress)
+        if not view.ranks.leads:
+            return {}
         weights = _field_weights(model, source)
         model.cpu()
         directory = component_directory(out, self.name)
@@ -136,6 +138,7 @@ class TwoTowerRecipe:
                 uniform=0 if full else config.uniform_negatives,
                 seed=view.seed,
             ),
+            view.ranks,
         )
         device = str(model.item_index.device)
         shares = torch.from_numpy(source.shares()).to(device)
@@ -145,9 +148,9 @@ class TwoTowerRecipe:
         if view.epochs is not None:
             config = config.model_copy(update={"max_epochs": view.epochs})
         elif view.validation is not None and len(view.validation):
-            validator = RankingValidator(view.validation, view.encoder, view.user_frame, view.seed)
+            validator = RankingValidator(view.validation, view.encoder, view.user_frame, view.seed, view.ranks)
             validate = lambda: validator(model)  # noqa: E731 (a closure over two names)
-        trainer = Trainer(model, objective, source, config, progress, validate, device=device)
+        trainer = Trainer(model, objective, source, config, progress, validate, device=device, ranks=view.ranks)
         return trainer.fit(), source
 
     def _write_components(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recsys.data.interactions import Interactions
 from recsys.models.two_tower import Negatives, SequenceBatch
+from recsys.train.ranks import ALONE, Ranks
 from recsys.types import offsets_of
 
 _BUCKETED_BATCHES = 32
@@ -46,6 +47,7 @@ class SequenceSource:
         user_codes: encoded attributes aligned with `sequences.user_ids`.
         catalogue_size: N.
         sampling: see there.
+        ranks: the workers that each batch is dealt to; the batches are those of one worker, whatever their number.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class SequenceSource:
         user_codes: Mapping[str, NDArray[np.integer[Any]]],
         catalogue_size: int,
         sampling: SequenceSampling,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.sequences = sequences
         self.user_codes = {name: np.asarray(codes, np.int64) for name, codes in user_codes.items()}
         self.catalogue_size = catalogue_size
         self.sampling = sampling
+        self.ranks = ranks
         self.steps = -(-len(sequences) // sampling.batch_users)
 
     def shares(self) -> NDArray[np.float32]:
@@ -90,14 +94,15 @@ class SequenceSource:
         return chances
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[SequenceBatch]:
-        """The batches of an epoch from step `start` on; the same ones each time."""
+        """The batches of an epoch from step `start` on, this worker's share of each; the same ones each time."""
         rng = np.random.default_rng([self.sampling.seed, epoch])
         lengths = self.sequences.lengths
         longest = self.sampling.length + 1
         starts = rng.integers(0, np.maximum(lengths - longest, 0) + 1)
         for step, users in enumerate(self._plan(rng, np.minimum(lengths, longest))):
             if step >= start:
-                yield self.batch(users, starts[users], np.random.default_rng([self.sampling.seed, epoch, step]))
+                whole = self.batch(users, starts[users], np.random.default_rng([self.sampling.seed, epoch, step]))
+                yield share_of(whole, self.ranks.rank, self.ranks.world)
 
     def batch(self, users: NDArray[np.int64], starts: NDArray[np.int64], rng: np.random.Generator) -> SequenceBatch:
         """One batch: the window of each of `users` (B,) that begins `starts` (B,) items into the sequence."""
@@ -145,3 +150,29 @@ class SequenceSource:
             others=len(drawn) * (1.0 - same),
             uniform=self.sampling.uniform,
         )
+
+
+def share_of(batch: SequenceBatch, rank: int, world: int) -> SequenceBatch:
+    """What one of several workers learns from: every `world`-th sequence, with the columns drawn for the whole batch.
+
+    Each worker draws the whole batch for itself, which costs less than to send it. So no vector is exchanged, and the
+    losses of all shares, weighed by their samples, are the loss of the batch. Who gets no sequence, in a batch of
+    fewer than there are workers, takes one whose samples do not count.
+    """
+    if world == 1:
+        return batch
+    first, counts = (rank, True) if rank < len(batch.targets) else (0, False)
+    mine = slice(first, None, world)
+    targets = batch.targets[mine]
+    negatives = batch.negatives
+    if negatives is not None:
+        own = negatives.sequences % world == first
+        place = torch.where((negatives.sequences >= 0) & own, negatives.sequences // world, -1)
+        negatives = replace(negatives, sequences=place)
+    return SequenceBatch(
+        history=batch.history[mine],
+        targets=targets,
+        user={name: codes[mine] for name, codes in batch.user.items()},
+        negatives=negatives,
+        samples=int((targets >= 0).sum()) if counts else 0,
+    )

@@ -14,6 +14,7 @@ from recsys.data.interactions import EvaluationSet
 from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.features.online import OnlineEncoder
 from recsys.models.two_tower import TwoTower
+from recsys.train.ranks import ALONE, Ranks
 from recsys.types import RaggedRows
 
 _HISTORIES_AT_ONCE = 64
@@ -35,13 +36,22 @@ class RankingValidator:
         encoder: the serving encoder.
         user_frame: raw user attributes.
         seed: of the sample.
+        workers: those that validate together, each its share of the targets.
     """
 
     def __init__(
-        self, targets: EvaluationSet, encoder: OnlineEncoder, user_frame: pl.DataFrame | None, seed: int = 0
+        self,
+        targets: EvaluationSet,
+        encoder: OnlineEncoder,
+        user_frame: pl.DataFrame | None,
+        seed: int = 0,
+        workers: Ranks = ALONE,
     ) -> None:
         self.items = len(encoder.item_index)
+        self.workers = workers
         chosen = _sample(targets, min(_MOST, max(1, _MOST_SCORES // self.items)), seed)
+        self.counts = workers.rank < len(chosen)  # who gets no target computes one that does not count
+        chosen = _only(chosen, np.arange(workers.rank if self.counts else 0, len(chosen), workers.world))
         users = chosen.users(0, len(chosen), user_frame)
         codes = encoder.encode_users(users, trim=True)
         self.codes = {name: torch.from_numpy(values.astype(np.int64)) for name, values in codes.items()}
@@ -60,15 +70,19 @@ class RankingValidator:
 
     @torch.no_grad()
     def __call__(self, model: TwoTower, cutoff: int = 10) -> Mapping[str, float]:
-        """Metrics of the model, put in evaluation mode by the caller."""
-        ranks = self.ranks(model)
+        """Metrics of the model, put in evaluation mode by the caller; the same on every worker."""
+        ranks = self.ranks(model)[: None if self.counts else 0]
         hits = ranks <= cutoff
         gain = np.where(hits, 1.0 / np.log2(ranks + 1.0), 0.0)
-        return {f"hr@{cutoff}": float(hits.mean()), f"ndcg@{cutoff}": float(gain.mean())}
+        count, hit, gained = self.workers.sum([len(ranks), hits.sum(), gain.sum()])
+        return {f"hr@{cutoff}": hit / count, f"ndcg@{cutoff}": gained / count}
 
     @torch.no_grad()
     def ranks(self, model: TwoTower) -> NDArray[np.int64]:
-        """(M,) rank of each target, 1 = first, in the order of the evaluation set; N + 1 for one that is excluded."""
+        """(M,) rank of each target, 1 = first, in the order of the evaluation set; N + 1 for one that is excluded.
+
+        Of one worker among several, those of its share.
+        """
         users = torch.split(self._user_vectors(model), _USERS_AT_ONCE)
         wanted = self._target_scores(model, users)
         better = [torch.zeros_like(scores, dtype=torch.long) for scores in wanted]
@@ -170,7 +184,10 @@ def _newest_states(model: TwoTower, table: Tensor | None, codes: dict[str, Tenso
 def _sample(targets: EvaluationSet, most: int, seed: int) -> EvaluationSet:
     if len(targets) <= most:
         return targets
-    chosen = np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False))
+    return _only(targets, np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False)))
+
+
+def _only(targets: EvaluationSet, chosen: NDArray[np.int64]) -> EvaluationSet:
     return EvaluationSet(
         targets.sequences,
         targets.user[chosen],

@@ -14,6 +14,7 @@ from recsys.data.catalogue import Catalogue
 from recsys.data.interactions import EvaluationSet, Interactions
 from recsys.features.feature_set import FeatureSet
 from recsys.features.online import OnlineEncoder
+from recsys.train.ranks import ALONE, Ranks
 
 Codes = Mapping[str, NDArray[np.integer[Any]]]
 """Encoded columns by feature name: (n,) or (n, values) codes, 0 = missing, 1 = unseen."""
@@ -36,6 +37,7 @@ class TrainView:
         seed: of weights, batches and dropout.
         threads: CPU threads to use.
         device: "auto", "cpu" or "cuda".
+        ranks: the workers that fit together; rank 0 alone writes what a fit leaves.
     """
 
     catalogue: Catalogue
@@ -50,6 +52,7 @@ class TrainView:
     seed: int = 0
     threads: int = 1
     device: str = "auto"
+    ranks: Ranks = ALONE
 
     @property
     def epochs(self) -> int | None:
