@@ -25,6 +25,7 @@ from recsys.retrieval.vector_channel import HISTORY_VECTORS, INDEX, TOWER
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.device import bf16_products, choose_device
 from recsys.train.export import ExportReport, export_user_tower, item_vectors, user_vectors, write_history_vectors
+from recsys.train.frequency import CountedFrequency, ItemFrequency, StreamingFrequency
 from recsys.train.objective import TwoTowerObjective
 from recsys.train.progress import Progress
 from recsys.train.trainer import Trainer, TrainerConfig, TrainingResult
@@ -50,9 +51,13 @@ class TwoTowerConfig(TrainerConfig):
         loss: "auto" is the full softmax up to 50,000 items, the sampled one beyond.
         correction: of the sampled softmax (see `sampled_softmax`).
         in_batch_negatives, uniform_negatives: columns of the sampled softmax.
+        frequency: what its correction knows of how often items are targets: "counted" over the log beforehand, or
+            "streaming" (see `StreamingFrequency`), which follows a law that drifts and needs no pass over the log.
+        frequency_rate: weight of the newest gap in the streamed estimate.
         similarity: "dot" has a bias an item, "cosine" a learned temperature.
         temperature: where the learned temperature starts.
         dropout, label_smoothing: regularisation.
+        recompute: computes the inside of attention blocks twice rather than keep it: memory for time, in long histories.
         batch_users: sequences a step.
         user_fields, item_fields: attributes to use: "all", "none" or some by name.
         index: the index of item vectors; its metric follows `similarity`.
@@ -68,9 +73,12 @@ class TwoTowerConfig(TrainerConfig):
     correction: Correction = "corrected"
     in_batch_negatives: int = Bound(2048, ge=0)
     uniform_negatives: int = Bound(1024, ge=0)
+    frequency: Literal["counted", "streaming"] = "counted"
+    frequency_rate: float = Bound(0.01, gt=0, lt=1)
     similarity: Similarity = "dot"
     temperature: float = Bound(0.07, gt=0)
     dropout: float = Bound(0.2, ge=0, lt=1)
+    recompute: bool = False
     label_smoothing: float = Bound(0.0, ge=0, lt=1)
     batch_users: int = Bound(64, ge=1)
     user_fields: Literal["all", "none"] | tuple[str, ...] = "all"
@@ -141,16 +149,18 @@ class TwoTowerRecipe:
             view.ranks,
         )
         device = str(model.item_index.device)
-        shares = torch.from_numpy(source.shares()).to(device)
+        frequency = _frequency(config, source, device, view)
         bf16 = bf16_products(config.precision, device)
-        objective = TwoTowerObjective(model, shares, config.correction, config.label_smoothing, bf16)
+        objective = TwoTowerObjective(model, frequency, config.correction, config.label_smoothing, bf16)
         validate = None
         if view.epochs is not None:
             config = config.model_copy(update={"max_epochs": view.epochs})
         elif view.validation is not None and len(view.validation):
             validator = RankingValidator(view.validation, view.encoder, view.user_frame, view.seed, view.ranks)
             validate = lambda: validator(model)  # noqa: E731 (a closure over two names)
-        trainer = Trainer(model, objective, source, config, progress, validate, device=device, ranks=view.ranks)
+        trainer = Trainer(
+            model, objective, source, config, progress, validate, device=device, ranks=view.ranks, also=frequency
+        )
         return trainer.fit(), source
 
     def _write_components(
@@ -211,6 +221,7 @@ def build_model(config: TwoTowerConfig, view: TrainView) -> TwoTower:
         similarity=config.similarity,
         temperature=config.temperature,
         dropout=config.dropout,
+        recompute=config.recompute,
     )
     _check_towers(shape)
     items = {field.name: torch.from_numpy(np.array(view.items[field.name])) for field in shape.item_fields}
@@ -243,6 +254,17 @@ def _chosen(
 
 def _uses_full_softmax(config: TwoTowerConfig, items: int) -> bool:
     return config.loss == "full_softmax" or (config.loss == "auto" and items <= FULL_SOFTMAX_UP_TO)
+
+
+def _frequency(config: TwoTowerConfig, source: SequenceSource, device: str, view: TrainView) -> ItemFrequency:
+    """What the sampled softmax knows of the items' shares; the full one asks nothing."""
+    if not source.sampling.samples:
+        return CountedFrequency(torch.empty(0, device=device))
+    if config.frequency == "streaming":
+        return StreamingFrequency.for_catalogue(
+            len(view.catalogue), rate=config.frequency_rate, device=device, ranks=view.ranks
+        )
+    return CountedFrequency(torch.from_numpy(source.shares()).to(device))
 
 
 def _field_weights(model: TwoTower, source: SequenceSource) -> dict[str, dict[str, float]]:

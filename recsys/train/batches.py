@@ -38,6 +38,11 @@ class SequenceSampling:
     uniform: int = 0
     seed: int = 0
 
+    @property
+    def samples(self) -> bool:
+        """Whether targets are told from a sample of items, not from the whole catalogue."""
+        return self.in_batch + self.uniform > 0
+
 
 class SequenceSource:
     """Batches of windows over users' sequences.
@@ -137,7 +142,7 @@ class SequenceSource:
         Of the R targets (B, L + 1) M' are drawn without putting back. A row of a sequence with n of them expects
         M' (R - n) / R columns of other sequences; the mean over all rows is what the correction is told.
         """
-        if not self.sampling.in_batch and not self.sampling.uniform:
+        if not self.sampling.samples:
             return None
         sequence, place = np.nonzero(targets >= 0)
         drawn = rng.permutation(len(sequence))[: self.sampling.in_batch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,18 @@ from torch import Tensor
 from recsys.files import replacing
 
 _STATE = "state"
+
+
+class Stateful(Protocol):
+    """Something that changes while training, beside the weights."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold of it."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts the tensors of a checkpoint back."""
+        ...
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recsys.models.losses.softmax import Correction, expected_counts, full_softmax, sampled_softmax
 from recsys.models.two_tower import Negatives, SequenceBatch, TwoTower
+from recsys.train.frequency import ItemFrequency
 
 _RAREST = 1e-12
 """Keeps the log of an expected count finite for an item that training does not hold."""
@@ -21,14 +22,14 @@ class TwoTowerObjective:
 
     Attributes:
         model: the two-tower.
-        shares: (N,) q_i, each item's share of the training targets.
+        frequency: each item's share of the training targets, for the sampled softmax.
         correction: of the sampled softmax.
         label_smoothing: of the full softmax.
         bf16: whether the softmax multiplies in bfloat16.
     """
 
     model: TwoTower
-    shares: Tensor
+    frequency: ItemFrequency
     correction: Correction = "corrected"
     label_smoothing: float = 0.0
     bf16: bool = False
@@ -53,6 +54,7 @@ class TwoTowerObjective:
         targets = batch.targets[batch.targets >= 0]
         sequences = (batch.targets >= 0).nonzero()[:, 0]
         asked = torch.cat([batch.history.flatten(), targets, negatives.rows])
+        self.frequency.observe(targets if batch.samples else targets[:0])
         rows, place = torch.unique(asked, return_inverse=True)
         history, positive, negative = place.split([batch.history.numel(), len(targets), len(negatives.rows)])
         states = self.model.item_states(rows)
@@ -78,5 +80,6 @@ class TwoTowerObjective:
         return self.model.user_vectors(states) * self.model.logit_scale()
 
     def _log_expected(self, negatives: Negatives, rows: Tensor) -> Tensor:
-        counts = expected_counts(self.shares[rows], negatives.others, negatives.uniform, len(self.shares))
+        shares = self.frequency.shares(rows)
+        counts = expected_counts(shares, negatives.others, negatives.uniform, len(self.model.item_index))
         return counts.clamp(min=_RAREST).log()

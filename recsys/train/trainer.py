@@ -157,6 +157,7 @@ class Trainer(Generic[BatchT]):
         device: where the batches are computed.
         ranks: the workers that train this model together, each on its share of every batch. All construct a trainer
             alike and call `fit`; they take the same steps, and rank 0 writes the checkpoints.
+        also: what else changes while training, and so belongs in a checkpoint.
     """
 
     def __init__(
@@ -170,10 +171,11 @@ class Trainer(Generic[BatchT]):
         follow: str = "ndcg@10",
         device: str = "cpu",
         ranks: Ranks = ALONE,
+        also: ck.Stateful | None = None,
     ) -> None:
         self.model, self.source, self.ranks = model, source, ranks
         self.config, self.progress, self.validate, self.follow = config, progress, validate, follow
-        self.device = device
+        self.device, self.also = device, also
         self.optimiser = Optimiser(
             model,
             lr=config.lr,
@@ -369,6 +371,7 @@ class Trainer(Generic[BatchT]):
             return
         tensors = ck.under("weights", self._weights()) | ck.under("average", self.average)
         tensors |= ck.under("optimiser", self.optimiser.tensors())
+        tensors |= ck.under("also", self.also.tensors() if self.also is not None else {})
         for rank, states in enumerate(random):
             tensors |= ck.under(f"random/{rank}", states)
         state = {name: getattr(self.run, name) for name in _Run.__slots__}
@@ -403,6 +406,8 @@ class Trainer(Generic[BatchT]):
         for name, average in ck.below("average", tensors).items():
             self.average[name].copy_(average)
         self.optimiser.restore(ck.below("optimiser", tensors))
+        if self.also is not None:
+            self.also.restore(ck.below("also", tensors))
         ck.restore_random(ck.below(f"random/{self.ranks.rank}", tensors))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +127,38 @@ def test_a_run_killed_within_an_epoch_goes_on_at_the_step(tmp_path: Path) -> Non
     resumed = network()
     trainer(resumed, tmp_path / "parts", config).fit()
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
+class Counter:
+    """Counts steps: what a streamed estimate is to the trainer."""
+
+    def __init__(self) -> None:
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"steps": self.steps}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.steps.copy_(tensors["steps"])
+
+
+def test_what_else_changes_while_training_is_in_the_checkpoint(tmp_path: Path) -> None:
+    config = TrainerConfig(max_epochs=3)
+
+    def counting(counter: Counter, progress: object = None) -> Trainer[Points]:
+        model = network()
+
+        def objective(batch: Points) -> Tensor:
+            counter.steps += 1
+            return model(batch.x).square().mean()
+
+        return Trainer(model, objective, Line(), config, progress or QuietProgress(tmp_path), also=counter)  # type: ignore[arg-type]
+
+    with pytest.raises(KilledError):
+        counting(Counter(), DiesAfter(tmp_path, 2)).fit()
+    resumed = Counter()
+    counting(resumed).fit()
+    assert int(resumed.steps) == 3 * Line.steps
 
 
 def test_the_best_epochs_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
