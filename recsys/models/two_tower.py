@@ -46,6 +46,7 @@ class TwoTowerShape:
             more coordinate of the vectors.
         temperature: where the learned temperature starts ("cosine" only).
         dropout: rate.
+        recompute: whether training computes the inside of attention blocks twice to save memory.
     """
 
     item_codes: int
@@ -61,6 +62,7 @@ class TwoTowerShape:
     similarity: Similarity = "dot"
     temperature: float = 0.07
     dropout: float = 0.2
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,4 +380,12 @@ def _history_encoder(shape: TwoTowerShape) -> CausalAttention | MeanPooling | No
         return None
     if shape.history == "mean":
         return MeanPooling(shape.dim)
-    return CausalAttention(shape.dim, shape.history_length, shape.blocks, shape.heads, shape.dropout, shape.widening)
+    return CausalAttention(
+        shape.dim,
+        shape.history_length,
+        shape.blocks,
+        shape.heads,
+        shape.dropout,
+        shape.widening,
+        recompute=shape.recompute,
+    )

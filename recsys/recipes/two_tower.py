@@ -57,7 +57,7 @@ class TwoTowerConfig(TrainerConfig):
         similarity: "dot" has a bias an item, "cosine" a learned temperature.
         temperature: where the learned temperature starts.
         dropout, label_smoothing: regularisation.
-        recompute: computes the inside of attention blocks twice rather than keep it: memory for time, in long histories.
+        recompute: compute the inside of attention blocks twice rather than keep it; saves memory in long histories.
         batch_users: sequences a step.
         user_fields, item_fields: attributes to use: "all", "none" or some by name.
         index: the index of item vectors; its metric follows `similarity`.

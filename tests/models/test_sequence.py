@@ -77,3 +77,34 @@ def test_attention_tells_orders_apart_and_the_mean_does_not(encoder: CausalAtten
     swapped = vectors[:, [1, 0, 2, 3]]
     same = torch.allclose(encoder.states(vectors)[0, 4], encoder.states(swapped)[0, 4], atol=1e-4)
     assert same == isinstance(encoder, MeanPooling)
+
+
+def test_recomputed_blocks_give_the_same_states_and_gradients_with_dropout_on() -> None:
+    found = {}
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        encoder = CausalAttention(DIM, LENGTH, blocks=2, heads=2, dropout=0.3, recompute=recompute)
+        vectors = torch.randn(3, LENGTH, DIM, requires_grad=True)
+        torch.manual_seed(1)
+        states = encoder.states(vectors)
+        states.square().sum().backward()  # type: ignore[no-untyped-call]
+        assert vectors.grad is not None
+        found[recompute] = [states.detach(), vectors.grad, *(p.grad for p in encoder.parameters()), torch.rand(1)]
+    for kept, recomputed in zip(found[False], found[True], strict=True):
+        assert torch.allclose(kept, recomputed, rtol=0, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_recomputing_keeps_less_from_the_way_there_for_the_way_back() -> None:
+    kept = {}
+    for recompute in (False, True):
+        encoder = CausalAttention(DIM, LENGTH, blocks=4, heads=2, dropout=0.3, recompute=recompute)
+        sizes: list[int] = []
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            encoder.states(torch.randn(3, LENGTH, DIM))
+        kept[recompute] = sum(sizes)
+    assert kept[True] < kept[False] / 4

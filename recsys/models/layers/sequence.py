@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from recsys.models.layers.dropout import Dropout
 
@@ -55,19 +56,32 @@ class CausalAttention(nn.Module):
         blocks, heads: of the transformer.
         dropout: on the input and on each residual branch, none on the attention weights.
         widening: inner width of the feed-forward part over d.
+        recompute: whether training computes the inside of a block a second time on the way back, rather than keep it
+            (Chen et al. 2016, arXiv 1604.06174). The same numbers are dropped out both times.
     """
 
     later: Tensor
 
-    def __init__(self, dim: int, length: int, blocks: int, heads: int, dropout: float, widening: int = 4) -> None:
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        blocks: int,
+        heads: int,
+        dropout: float,
+        widening: int = 4,
+        *,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
+        self.register_buffer("later", torch.ones(length + 1, length + 1, dtype=torch.bool).triu(1), persistent=False)
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
         self.positions = nn.Embedding(length + 1, dim)
         nn.init.normal_(self.positions.weight, std=0.02)
         self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, widening) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
-        self.register_buffer("later", torch.full((length + 1, length + 1), _HIDDEN).triu(1), persistent=False)
 
     def states(self, vectors: Tensor) -> Tensor:
         """(B, L, d) right-padded → (B, L + 1, d): entry t has seen the first t vectors."""
@@ -75,7 +89,7 @@ class CausalAttention(nn.Module):
         x = torch.cat([self.start.expand(batch, 1, dim), vectors], dim=1)
         x = self.drop(x + self.positions.weight[: length + 1])
         for block in self._layers():
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
         states: Tensor = self.norm(x)
         return states
 
@@ -88,7 +102,7 @@ class CausalAttention(nn.Module):
         x = torch.cat([start, vectors + self.positions(place)], dim=1)
         hidden = torch.where(age > 0, 0.0, _HIDDEN)
         hidden = torch.cat([hidden.new_zeros((batch, 1)), hidden], dim=1)[:, None, None, :]
-        mask = hidden + self.later[: length + 1, : length + 1]
+        mask = torch.where(self.later[: length + 1, : length + 1], _HIDDEN, hidden)
         *lower, highest = self._layers()
         for block in lower:
             x = block.masked(x, x, mask)
