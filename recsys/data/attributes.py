@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import polars as pl
@@ -16,7 +18,9 @@ _LIST_SHARE: Final = 0.05
 _TRUTH: Final = {"true": True, "false": False}
 
 
-def type_attributes(frame: pl.DataFrame, *, typed: bool, source: str) -> pl.DataFrame:
+def type_attributes(
+    frame: pl.DataFrame, *, typed: bool, source: str, known: Mapping[str, pl.DataType] = MappingProxyType({})
+) -> pl.DataFrame:
     """Gives every attribute column one of Int64, Float64, Boolean, String or a list of these.
 
     Text becomes the narrowest type that holds all of its values without loss ("007" stays text); a
@@ -27,11 +31,35 @@ def type_attributes(frame: pl.DataFrame, *, typed: bool, source: str) -> pl.Data
         frame: attribute columns only, no ids.
         typed: whether strings are strings by the file's own word, so that they stay so.
         source: the file, for messages.
+        known: types that columns must get, where that is settled already.
 
     Raises:
-        DataError: names a column of a type that no feature can be made of.
+        DataError: names a column of a type that no feature can be made of, or a value that is not of the known type.
     """
-    return pl.DataFrame([_typed(frame[name], typed, source) for name in frame.columns])
+    return pl.DataFrame(
+        [
+            _as_known(frame[name], known[name], source) if name in known else _typed(frame[name], typed, source)
+            for name in frame.columns
+        ]
+    )
+
+
+def _as_known(column: pl.Series, kind: pl.DataType, source: str) -> pl.Series:
+    """A column as the type that its earlier values have."""
+    if isinstance(kind, pl.List) and isinstance(column.dtype, pl.String):
+        column = column.str.split(_LIST_SEPARATOR)
+    elif isinstance(column.dtype, pl.String) and not isinstance(kind, pl.String):
+        column = _parse(column)
+    elif isinstance(column.dtype, pl.Datetime | pl.Date):
+        column = column.cast(pl.Datetime("ms")).dt.epoch("ms")
+    try:
+        return column.cast(kind)
+    except pl.exceptions.PolarsError:
+        example = column.drop_nulls()[0]
+        raise DataError(
+            f"{source}: column {column.name!r} is {column.dtype} here, such as {example!r}, and {kind} in the dataset; "
+            "give values of that type, or leave the column out"
+        ) from None
 
 
 def _typed(column: pl.Series, typed: bool, source: str) -> pl.Series:

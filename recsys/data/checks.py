@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from recsys.data.readers.raw import LINE, MALFORMED, TEXT, RawTable
+from recsys.data.readers.raw import FILE, LINE, MALFORMED, TEXT, RawTable
 from recsys.errors import DataError
 from recsys.files import replacing
 
@@ -50,8 +50,11 @@ class Rejected:
     @property
     def examples(self) -> list[str]:
         """The first few as text."""
-        first = self.rows.select("line", "reason").head(_SHOWN)
-        return [f"line {line}: {reason}" for line, reason in first.iter_rows()]
+        first = self.rows.select("file", "line", "reason").head(_SHOWN)
+        return [
+            f"{'' if file == self.file.name else f'{file} '}line {line}: {reason}"
+            for file, line, reason in first.iter_rows()
+        ]
 
 
 def passing(frame: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame:
@@ -73,13 +76,14 @@ def failing(table: RawTable, checks: Sequence[Check], total: int) -> Rejected:
     if not count:
         return Rejected(table.file, total, 0, pl.DataFrame(schema=REJECTED_SCHEMA))
     failed = [f"__failed_{index}" for index in range(len(checks))]
+    file = pl.col(FILE) if FILE in table.frame.collect_schema() else pl.lit(table.file.name)
     reasons = [pl.when(name).then(check.reason) for name, check in zip(failed, checks, strict=True)]
     rows = (
         table.frame.with_columns(check.fails.alias(name) for name, check in zip(failed, checks, strict=True))
         .filter(pl.any_horizontal(failed))
         .head(MOST_KEPT)
         .select(
-            pl.lit(table.file.name).alias("file"),
+            file.alias("file"),
             pl.col(LINE).alias("line"),
             pl.coalesce(*reasons).alias("reason"),
             pl.col(TEXT).alias("row"),

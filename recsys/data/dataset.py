@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from recsys.columns import EVENT, EVENT_ID, ITEM_ID, USER_ID, EventType
 from recsys.config import Config
@@ -52,6 +52,8 @@ class DatasetInfo(Config):
         time: "real" (Unix milliseconds) or "order" (`timestamp_ms` is the 0-based position in the
             user's history: neither comparable between users nor a time).
         user_ids, item_ids: "string" when the ids are hashes of strings, with a dictionary beside.
+        row_ids: event ids below it are the numbers of the source's rows, given to events that came without any;
+            0 when they came with ids of their own.
         content_hash: of events, items, users and dictionaries; the same data give the same hash.
         source: where it came from, for people.
     """
@@ -61,6 +63,7 @@ class DatasetInfo(Config):
     time: TimeKind
     user_ids: IdKind = "integer"
     item_ids: IdKind = "integer"
+    row_ids: int = Field(default=0, ge=0)
     counts: Counts
     content_hash: str
     source: str = ""
@@ -133,6 +136,7 @@ def write_dataset(
     user_keys: pl.DataFrame | None = None,
     item_keys: pl.DataFrame | None = None,
     rejected: pl.DataFrame | None = None,
+    row_ids: int = 0,
     source: str = "",
     rows_in_memory: int = ROWS_IN_MEMORY,
 ) -> Dataset:
@@ -149,6 +153,7 @@ def write_dataset(
         user_keys: dictionary (user_id, key) where user ids are hashed strings.
         item_keys: dictionary (item_id, key) where item ids are hashed strings.
         rejected: rows that an import left out, kept as `rejected.parquet`.
+        row_ids: as `DatasetInfo` says; found out here where the events have no `event_id`.
         source: where the data came from, for people.
         rows_in_memory: events that are sorted at once; more of them are sorted through files.
 
@@ -158,6 +163,7 @@ def write_dataset(
     """
     frame = events.lazy()
     if EVENT_ID not in frame.collect_schema():
+        row_ids = frame.select(pl.len()).collect(engine="streaming").item()
         frame = frame.with_row_index(EVENT_ID)
     frame = as_events(frame)
     with DatasetWriter(path) as writer:
@@ -172,6 +178,7 @@ def write_dataset(
             user_keys=user_keys,
             item_keys=item_keys,
             rejected=rejected,
+            row_ids=row_ids,
             source=source,
         )
 
@@ -232,6 +239,7 @@ class DatasetWriter:
         user_keys: pl.DataFrame | None = None,
         item_keys: pl.DataFrame | None = None,
         rejected: pl.DataFrame | None = None,
+        row_ids: int = 0,
         source: str = "",
     ) -> Dataset:
         """Writes the other tables and puts the dataset in its place; the arguments are those of `write_dataset`.
@@ -256,6 +264,7 @@ class DatasetWriter:
                 time=time,
                 user_ids="integer" if user_keys is None else "string",
                 item_ids="integer" if item_keys is None else "string",
+                row_ids=row_ids,
                 counts=Counts(
                     events=sum(by_type.values()),
                     users=user_table.height,

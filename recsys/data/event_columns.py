@@ -51,12 +51,13 @@ def time_rule(table: RawTable) -> TimeRule:
     return TimeRule("order", "the order of rows")
 
 
-def column_rules(table: RawTable, event_names: Mapping[str, str]) -> list[ColumnRule]:
+def column_rules(table: RawTable, event_names: Mapping[str, str], flag: str = "--events") -> list[ColumnRule]:
     """Rules of the type and the value of an event, where the table has them.
 
     Args:
         table: raw events.
         event_names: the source's word → impression, click or conversion.
+        flag: what of a command line gives these names, for messages.
 
     Raises:
         UsageError: when a name is mapped to something else.
@@ -64,21 +65,21 @@ def column_rules(table: RawTable, event_names: Mapping[str, str]) -> list[Column
     kinds = table.columns()
     rules = []
     if EVENT in kinds:
-        rules.append(_type_rule(event_names))
+        rules.append(_type_rule(event_names, flag))
     if VALUE in kinds:
         rules.append(_number_rule(VALUE, pl.Float32(), required=False))
     return rules
 
 
-def _type_rule(event_names: Mapping[str, str]) -> ColumnRule:
+def _type_rule(event_names: Mapping[str, str], flag: str) -> ColumnRule:
     known = {kind.value: kind.value for kind in EventType}
     for word, meaning in event_names.items():
         if meaning not in known:
-            raise UsageError(f"--events {word}={meaning}: an event is one of {', '.join(EventType)}")
+            raise UsageError(f"{flag} {word}={meaning}: an event is one of {', '.join(EventType)}")
     names = known | {word.lower(): meaning for word, meaning in event_names.items()}
     given = pl.col(EVENT).cast(pl.String).str.strip_chars().str.to_lowercase()
     typed = given.replace_strict(names, default=None, return_dtype=pl.String)
-    reason = pl.format(f"event '{{}}' is none of {', '.join(names)} (--events names others)", pl.col(EVENT))
+    reason = pl.format(f"event '{{}}' is none of {', '.join(names)} ({flag} names others)", pl.col(EVENT))
     empty = Check(pl.col(EVENT).is_null(), pl.lit("event is empty"))
     return ColumnRule([empty, Check(typed.is_null(), reason)], typed.alias(EVENT))
 

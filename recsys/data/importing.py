@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import polars as pl
@@ -123,8 +124,8 @@ def build_dataset(
     events = _events(raw.events, counts, plans, [*column_rules(raw.events, options.event_names), *time.rules], reject)
     if time.kind == "order":
         events = _with_positions(events)
-    items = None if raw.items is None else _entities(raw.items, ITEM_ID, plans[ITEM_ID], reject)
-    users = None if raw.users is None else _entities(raw.users, USER_ID, plans[USER_ID], reject)
+    items = None if raw.items is None else entity_table(raw.items, ITEM_ID, plans[ITEM_ID], reject)
+    users = None if raw.users is None else entity_table(raw.users, USER_ID, plans[USER_ID], reject)
     report("sorting and writing")
     dataset = write_dataset(
         out,
@@ -136,6 +137,7 @@ def build_dataset(
         user_keys=plans[USER_ID].dictionary,
         item_keys=plans[ITEM_ID].dictionary,
         rejected=pl.concat([found.rows for found in rejected]) if rejected else None,
+        row_ids=0 if EVENT_ID in raw.events.columns() else counts.total,
         source=source,
     )
     return Imported(dataset, rejected, time.note)
@@ -188,8 +190,25 @@ def _with_positions(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.with_columns(pl.int_range(pl.len()).over(USER_ID).alias(TIMESTAMP_MS))
 
 
-def _entities(table: RawTable, id_column: str, plan: IdPlan, reject: Reject) -> pl.DataFrame:
-    """A table of items or users: Int64 ids, each once, and typed attributes."""
+def entity_table(
+    table: RawTable,
+    id_column: str,
+    plan: IdPlan,
+    reject: Reject,
+    known_types: Mapping[str, pl.DataType] = MappingProxyType({}),
+) -> pl.DataFrame:
+    """A table of items or users: Int64 ids, each once, and typed attributes.
+
+    Args:
+        table: raw rows.
+        id_column: what identifies them.
+        plan: how that column is read.
+        reject: takes note of rows that are left out.
+        known_types: types that attributes have already; those of the others are found out.
+
+    Raises:
+        DataError: for an attribute that no feature can be made of, or that is not of its known type.
+    """
     rows = table.frame.collect()
     raw = RawTable(table.file, rows.lazy(), table.typed)
     checks = [WELL_FORMED, *plan.checks(id_column, raw.columns()[id_column])]
@@ -205,5 +224,7 @@ def _entities(table: RawTable, id_column: str, plan: IdPlan, reject: Reject) -> 
     repeated = [Check(~pl.col(id_column).is_first_distinct(), pl.lit(f"its {id_column} stands in an earlier row"))]
     reject(failing(encoded, repeated, rows.height))
     kept = passing(encoded.frame, repeated).collect()
-    attributes = type_attributes(kept.drop(*PLACE, id_column), typed=table.typed, source=str(table.file))
+    attributes = type_attributes(
+        kept.drop(*PLACE, id_column), typed=table.typed, source=str(table.file), known=known_types
+    )
     return attributes.insert_column(0, kept[id_column])

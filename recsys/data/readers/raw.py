@@ -18,6 +18,8 @@ TEXT: Final = "__text"
 MALFORMED: Final = "__malformed"
 """Why the row could not be taken apart; null where it could."""
 PLACE: Final = (ROW, LINE, TEXT, MALFORMED)
+FILE: Final = "__file"
+"""Name of the file of a row, beside PLACE where a table is made of several."""
 
 ORDER: Final = "order"
 """A column that orders a user's events where there are no times."""
@@ -29,7 +31,7 @@ class RawTable:
 
     Attributes:
         file: where they came from.
-        frame: the columns of PLACE and the data columns under the dataset's names. Text stands as
+        frame: the columns of PLACE (and FILE) and the data columns under the dataset's names. Text stands as
             String, stripped and null where empty, and is typed later; columns of other types
             (Parquet, split lists) stay as they are.
         typed: whether String columns are strings by the file's own word (Parquet), not just unparsed.
@@ -41,7 +43,9 @@ class RawTable:
 
     def columns(self) -> pl.Schema:
         """The data columns and their types."""
-        return pl.Schema({name: kind for name, kind in self.frame.collect_schema().items() if name not in PLACE})
+        return pl.Schema(
+            {name: kind for name, kind in self.frame.collect_schema().items() if name not in (*PLACE, FILE)}
+        )
 
 
 @dataclass(frozen=True, slots=True)
