@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +11,11 @@ import onnxruntime
 
 from recsys.data.catalogue import Catalogue
 from recsys.errors import BundleError, DeadlineError
-from recsys.features.definition import HISTORY
+from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.features.online import OnlineEncoder
+from recsys.features.vocabulary import Codes
 from recsys.index.vector_index import VectorIndex
-from recsys.types import Candidates, Deadline, Floats, RaggedRows, RowMask, Rows, Users
+from recsys.types import Candidates, Deadline, Floats, Offsets, RaggedRows, RowMask, Rows, Users
 
 TOWER: Final = "user_tower.onnx"
 HISTORY_VECTORS: Final = "history_vectors.npy"
@@ -22,8 +23,8 @@ INDEX: Final = "index"
 
 _HISTORY_INPUT: Final = "history_vectors"
 _OUTPUT: Final = "user_vector"
-_BATCH: Final = 256
-"""Users a run of the tower takes; a history of 200 × 64 floats is then 13 MB."""
+_PLACES: Final = 2_048
+"""Places of histories, padding included, that a run of the tower takes: beyond it the work leaves the caches."""
 
 _ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
@@ -113,21 +114,36 @@ class VectorChannel:
 
     def user_vectors(self, users: Users) -> Floats:
         """(B, d) vectors of the users, as the index compares them (of length 1 for cosine)."""
-        if len(users) <= _BATCH:
-            return self._index.as_queries(self._run(users))
-        parts = [
-            self._run(users.slice(start, min(start + _BATCH, len(users)))) for start in range(0, len(users), _BATCH)
-        ]
-        return self._index.as_queries(np.concatenate(parts))
+        latest, vectors = self._latest
+        if latest is not users:
+            vectors = self._index.as_queries(self._run(users))
+            self._latest = users, vectors
+        return vectors
 
     def item_vectors(self, rows: Rows) -> Floats:
         """(M, d) vectors of catalogue rows, as the index holds them."""
         return self._index.vectors(rows)
 
     def _run(self, users: Users) -> Floats:
+        """(B, d) what the tower makes of the users; those with histories about as long run together."""
         if not len(users):
             return np.empty((0, self._index.dim), np.float32)
         encoded = self._encoder.encode_users(users, trim=True)
+        if len(users) == 1 or HISTORY not in encoded:
+            return self._tower_of(encoded)
+        width = encoded[HISTORY].shape[1]
+        lengths = np.minimum(users.history.lengths, width)
+        order = np.argsort(lengths, kind="stable")
+        vectors = np.empty((len(users), self._index.dim), np.float32)
+        for start, stop in _runs(lengths[order]):
+            chosen, longest = order[start:stop], max(int(lengths[order[stop - 1]]), 1)
+            part = {name: codes[chosen] for name, codes in encoded.items()}
+            for name in (HISTORY, HISTORY_AGE):
+                part[name] = part[name][:, width - longest :]
+            vectors[chosen] = self._tower_of(part)
+        return vectors
+
+    def _tower_of(self, encoded: Mapping[str, Codes]) -> Floats:
         feed: dict[str, Any] = {name: encoded[name].astype(kind, copy=False) for name, kind in self._inputs}
         if self._reads_history and self._history_vectors is not None:
             feed[_HISTORY_INPUT] = self._history_vectors.take(encoded[HISTORY], axis=0)
@@ -146,6 +162,15 @@ class VectorChannel:
             raise BundleError(f"{self._name}: {TOWER} does not run on an empty user: {error}") from error
         if vectors.shape != (1, self._index.dim):
             raise BundleError(f"{self._name}: {TOWER} makes vectors {vectors.shape}, the index holds {self._index.dim}")
+
+
+def _runs(lengths: Offsets) -> Iterator[tuple[int, int]]:
+    """(start, stop) of users, sorted by the length of their history, whose padded histories fit _PLACES."""
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        if stop == len(lengths) or (stop + 1 - start) * max(int(lengths[stop]), 1) > _PLACES:
+            yield start, stop
+            start = stop
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
