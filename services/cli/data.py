@@ -1,7 +1,8 @@
-"""`recsys data`: fetch a public set, import a user's own files, describe what a dataset holds."""
+"""`recsys data`: fetch a public set, import a user's own files, simulate a market, describe what a dataset holds."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,10 +20,11 @@ from services.cli.consoles import text_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from recsys.data.dataset import Counts
     from recsys.data.describe import Column, Description
     from recsys.data.importing import Imported, Report
 
-app = typer.Typer(name="data", help="Fetch, import and describe datasets.", no_args_is_help=True)
+app = typer.Typer(name="data", help="Fetch, import, simulate and describe datasets.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", help="Dataset directory to write; an older dataset there is replaced.")]
 
@@ -84,6 +86,34 @@ def import_(
     _say_imported(imported, time.monotonic() - start)
 
 
+@app.command()
+def simulate(
+    preset: Annotated[str, typer.Option(help="small (seconds), million (items and users) or delayed (conversions)")],
+    out: Out,
+    seed: Annotated[int, typer.Option(min=0, help="another seed, another world")] = 0,
+    events: Annotated[int | None, typer.Option(min=1, help="about so many events; the preset's when not given")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, help="days that the log spans; the preset's when not given")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="0 = all cores; the data do not depend on it")] = 0,
+) -> None:
+    """Simulate a marketplace: impressions, clicks, late conversions; and in truth/ all that lay behind them."""
+    from recsys.data.marketplace.presets import laws_of
+    from recsys.data.marketplace.simulate import simulate as write_simulation
+
+    changes = {"seed": seed, "events": events, "days": days}
+    laws = laws_of(preset, **{name: value for name, value in changes.items() if value is not None})
+    start = time.monotonic()
+    with _progress() as report:
+        dataset = write_simulation(out, laws, threads=threads or os.cpu_count() or 1, report=report)
+    seconds, counts = time.monotonic() - start, dataset.info.counts
+    text_console().print(
+        f"{dataset.path}: {counts.events:,} events ({_by_type(counts)}) of {counts.users:,} users with "
+        f"{counts.items:,} items in {seconds:.1f} s ({counts.events / max(seconds, 1e-9):,.0f} events/s); "
+        f"what lay behind them is in {dataset.path / 'truth'}"
+    )
+
+
 @app.command("describe")
 def describe_(
     path: Annotated[Path, typer.Argument(help="Dataset directory.")],
@@ -131,7 +161,7 @@ def _print(description: Description, console: Console) -> None:
     info, counts = description.info, description.info.counts
     sizes = Table(title=info.name, show_header=False, title_justify="left")
     rows = {
-        "events": f"{counts.events:,} ({', '.join(f'{n:,} {kind}s' for kind, n in counts.by_type.items() if n)})",
+        "events": f"{counts.events:,} ({_by_type(counts)})",
         "users": f"{counts.users:,} ({info.user_ids} ids)",
         "items": f"{counts.items:,} ({info.item_ids} ids)",
         "density": f"{description.density:.3%} of all user-item pairs",
@@ -159,6 +189,10 @@ def _print(description: Description, console: Console) -> None:
     for event in description.first_events:
         first.add_row(*(str(value) for value in event.values()))
     console.print(first)
+
+
+def _by_type(counts: Counts) -> str:
+    return ", ".join(f"{n:,} {kind}s" for kind, n in counts.by_type.items() if n)
 
 
 def _column_table(title: str, columns: list[Column]) -> Table:

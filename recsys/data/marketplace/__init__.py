@@ -1,0 +1,1 @@
+"""The marketplace simulator: a log of impressions, clicks and late conversions, and the truth behind it."""
