@@ -107,7 +107,7 @@ class StreamingFrequency:
         times = self._time + torch.arange(1, len(rows) + 1, device=rows.device)
         cells, order = self._cells_of(rows).flatten().sort(stable=True)
         times = times.repeat(self.hashes)[order]
-        touched, group, counts = cells.unique_consecutive(return_inverse=True, return_counts=True)
+        touched, group, counts = torch.unique_consecutive(cells, return_inverse=True, return_counts=True)
         first = counts.cumsum(0) - counts
         occurrence = torch.arange(len(cells), device=rows.device) - first[group]
         gaps = times.diff(prepend=times[:1])
