@@ -8,10 +8,11 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from pipelines.step import Done, Task, carry_out
+from pipelines.step import Done, Step, Task, carry_out
 from recsys.errors import PreconditionError, RecsysError, TrainingError, UsageError
 from recsys.files import write_text
 
@@ -29,23 +30,64 @@ OBJECT_STORE_BYTES: Final = 80 << 20
 """Ray's least; steps hand each other files, so that next to nothing goes through the object store."""
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of a cluster has."""
+
+    cpus: int
+    gpus: int = 0
+
+
+def threads_each(workers: int, nodes: Sequence[Node]) -> int:
+    """The most CPUs that each of so many workers can have; where there are GPUs, each has one of those too.
+
+    Raises:
+        UsageError: when the cluster cannot hold so many workers.
+    """
+    gpus = sum(node.gpus for node in nodes)
+    for threads in range(max(node.cpus for node in nodes), 0, -1):
+        if sum(min(node.cpus // threads, node.gpus if gpus else node.cpus) for node in nodes) >= workers:
+            return threads
+    there = f"{gpus} GPUs" if gpus else f"{sum(node.cpus for node in nodes)} CPUs"
+    raise UsageError(
+        f"--workers {workers}: the cluster has {there} in {len(nodes)} node{'s' * (len(nodes) > 1)}, and each worker "
+        "takes one; ask for fewer workers, or add nodes"
+    )
+
+
 class Cluster:
     """A running Ray session."""
 
     def __init__(self) -> None:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        self.cpus = max(int(node.get("CPU", 0)) for node in nodes)
-        self.gpus = max(int(node.get("GPU", 0)) for node in nodes)
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        self.nodes = [Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in resources]
+
+    def threads(self, step: Step) -> int:
+        """CPUs for the step, or for each of its workers.
+
+        Raises:
+            UsageError: when the cluster cannot hold its workers.
+        """
+        if step.workers > 1:
+            return threads_each(step.workers, self.nodes)
+        most = max(node.cpus for node in self.nodes)
+        return min(step.cpus or most, most)
+
+    def device(self, step: Step) -> str:
+        """What it computes on: "cuda" where the step asks for a GPU and there is one, else "cpu"."""
+        return "cuda" if step.gpus and any(node.gpus for node in self.nodes) else "cpu"
 
     def submit(self, task: Task) -> Any:
         """Hands a task to a worker with its CPUs and GPUs set aside; returns a handle.
 
-        A worker that dies is replaced and the task repeated; an error it raises is not.
+        A worker that dies is replaced and the task repeated; an error it raises is not. A task of several workers
+        takes nothing itself: it is what starts them.
         """
+        alone = task.step.workers == 1
         remote = (_carry_out if task.step.cpus else _carry_out_alone).options(
             name=task.step.name,
-            num_cpus=task.threads,
-            num_gpus=1 if task.device == "cuda" else 0,
+            num_cpus=task.threads if alone else 0,
+            num_gpus=1 if alone and task.device == "cuda" else 0,
             max_retries=ATTEMPTS_AFTER_A_CRASH,
         )
         return remote.remote(task)

@@ -120,10 +120,12 @@ class _Execution:
         with ExitStack() as stack:
             self._display.say("starting Ray" if address is None else f"connecting to Ray at {address}")
             cluster = stack.enter_context(ray_cluster(address, cpus or len(os.sched_getaffinity(0))))
+            for step in waiting:
+                cluster.threads(step)  # refused before anything is started
             while waiting or running:
                 for step in [step for step in waiting if all(name in self._runs for name in step.inputs)]:
                     waiting.remove(step)
-                    task = self._task(step, cluster.cpus, cluster.gpus)
+                    task = self._task(step, cluster.threads(step), cluster.device(step))
                     running[cluster.submit(task)] = task
                 for handle in cluster.finished(list(running), POLL_SECONDS):
                     task = running.pop(handle)
@@ -135,7 +137,7 @@ class _Execution:
                 for task in running.values():
                     self._display.follow(task.step.name, task.work_folder)
 
-    def _task(self, step: Step, cpus: int, gpus: int) -> Task:
+    def _task(self, step: Step, threads: int, device: str) -> Task:
         key = self._keys[step.name]
         return Task(
             step=step,
@@ -144,6 +146,6 @@ class _Execution:
             work_folder=self._out / WORK_FOLDER / step.name / key,
             inputs={name: self._runs[name].path for name in step.inputs},
             input_keys={name: self._keys[name] for name in step.inputs},
-            threads=min(step.cpus or cpus, cpus),
-            device="cuda" if step.gpus and gpus else "cpu",
+            threads=threads,
+            device=device,
         )

@@ -38,6 +38,8 @@ class PipelineConfig(Config):
         threads: cores of a local run, 0 = all that the process may use.
         light: recipes that are content with one core; all others get a machine's cores and, where
             there is one, its GPU.
+        workers: processes that each fit with a gradient is divided among, with the cluster's cores or one GPU each;
+            the others are fitted by one.
     """
 
     preset: str = "custom"
@@ -48,6 +50,7 @@ class PipelineConfig(Config):
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
     light: list[str] = Field(default=["popularity", "item_knn"])
+    workers: int = Field(default=1, ge=1)
 
     def of(self, recipe: str) -> Config:
         """The configuration of a recipe."""
@@ -60,7 +63,12 @@ class PipelineConfig(Config):
         return infer_definition(dataset) if self.features == "auto" else self.features
 
     def replaced(
-        self, *, holdouts: Sequence[str] = (), refit: bool | None = None, recipes: Sequence[str] = ()
+        self,
+        *,
+        holdouts: Sequence[str] = (),
+        refit: bool | None = None,
+        recipes: Sequence[str] = (),
+        workers: int | None = None,
     ) -> PipelineConfig:
         """The same with what is given in place of its own."""
         update: dict[str, Any] = {}
@@ -70,6 +78,8 @@ class PipelineConfig(Config):
             update["refit"] = refit
         if recipes:
             update["recipes"] = list(recipes)
+        if workers is not None:
+            update["workers"] = workers
         return self.model_copy(update=update)
 
     def recorded(self, recipes: Sequence[str]) -> dict[str, JsonValue]:

@@ -18,6 +18,7 @@ from pydantic import Field, JsonValue
 import recsys
 from recsys.config import Config
 from recsys.files import replacing_directory, write_text
+from recsys.train.progress import Progress
 
 DONE_FILE: Final = "step.json"
 """The last file written into a step's output; an output without it does not count."""
@@ -39,15 +40,17 @@ class StepContext:
         out: an empty directory for its output; takes its final name when the step is done.
         inputs: outputs of the steps it depends on, by their names.
         progress: where to tell how far it is, with a scratch directory that outlives a crash.
-        threads: CPU threads it may use.
+        threads: CPU threads it may use, in each worker where it has several.
         device: "cuda" when a GPU was set aside for it, else "cpu".
+        workers: processes to divide it among.
     """
 
     out: Path
     inputs: Mapping[str, Path]
-    progress: ReportedProgress
+    progress: Progress
     threads: int
     device: str
+    workers: int = 1
 
 
 class Work(Protocol):
@@ -69,6 +72,7 @@ class Step:
         inputs: names of the steps whose output it reads.
         cpus, gpus: set aside for it while it runs; cpus = 0 means all of one machine.
         code: digest of the code it runs, so that changed code is run again.
+        workers: processes that its work is divided among, which then get all CPUs and GPUs of the cluster.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Step:
     cpus: int = 1
     gpus: int = 0
     code: str = ""
+    workers: int = 1
 
 
 class Done(Config):
@@ -100,7 +105,11 @@ class Done(Config):
 
 
 def key_of(step: Step, input_keys: Mapping[str, str], dataset_hash: str) -> str:
-    """Hex hash of all that a step's output depends on: equal keys, equal outputs."""
+    """Hex hash of all that a step's output depends on: equal keys, equal outputs.
+
+    Not of the number of workers, as not of threads or the device: the batches and the steps are the same, up to
+    rounding and what dropout draws. So a fit goes on, or stands, on a cluster of another size.
+    """
     parts = {
         "name": step.name,
         "config": step.config,
@@ -153,7 +162,8 @@ def carry_out(task: Task) -> Done:
     progress = ReportedProgress(task.work_folder)
     started = time.monotonic()
     with replacing_directory(task.target) as out:
-        result = task.step.work(StepContext(out, task.inputs, progress, task.threads, task.device))
+        context = StepContext(out, task.inputs, progress, task.threads, task.device, task.step.workers)
+        result = task.step.work(context)
         done = Done(
             name=task.step.name,
             key=task.key,

@@ -55,6 +55,7 @@ def run_training(
     publish_it: bool = True,
     only: Sequence[str] = (),
     address: str | None = None,
+    workers: int | None = None,
 ) -> TrainingRun:
     """Carries out a training run; a second call continues where the first one stopped.
 
@@ -68,12 +69,13 @@ def run_training(
         only: recipes to fit, where given, in place of those of `config`.
         publish_it: whether the result becomes the version to serve.
         address: a Ray cluster that shares `data` and `out`; None = this machine.
+        workers: where given, in place of those of `config`.
 
     Raises:
         InputError: for data, settings or an `out` that cannot be used.
         TrainingError: when a step fails; what was done before it stays done.
     """
-    config = config.replaced(holdouts=holdouts, refit=refit, recipes=only)
+    config = config.replaced(holdouts=holdouts, refit=refit, recipes=only, workers=workers)
     dataset = Dataset.open(data)
     graph = TrainingGraph(config, config.definition(dataset), data.resolve(), out.resolve())
     for holdout in config.holdouts:

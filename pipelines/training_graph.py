@@ -16,6 +16,7 @@ from recsys.errors import ConfigError, UsageError
 from recsys.features.definition import FeatureDefinition
 from recsys.recipes import RECIPES
 from recsys.recipes.recipe import Recipe
+from recsys.train.trainer import TrainerConfig
 
 ALL: Final = "all"
 """The branch that is fitted on everything given."""
@@ -88,6 +89,7 @@ class TrainingGraph:
                 cpus=1 if light else 0,
                 gpus=0 if light else 1,
                 code=code_digest(_module_of(recipe), LEARNING),
+                workers=self._config.workers if issubclass(recipe.config_type, TrainerConfig) else 1,
             )
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from recsys.errors import BundleError
 from recsys.evaluate.merge_weights import choose_weights
 from recsys.features.definition import FeatureDefinition
 from recsys.recipes.recipe import Recipe
+from recsys.train.ranks import ALONE, Ranks
 
 WEIGHTS: Final = "weights"
 """Key of the result of `merge@H`."""
@@ -72,11 +73,18 @@ class FitWork:
 
     def __call__(self, context: StepContext) -> Result:
         """Writes components/ and returns the recipe's metrics."""
+        if context.workers == 1:
+            return self.fit(context, ALONE)
+        from pipelines.worker_group import together  # Ray, of which this module is otherwise free
+
+        return together(self.fit, context)
+
+    def fit(self, context: StepContext, ranks: Ranks) -> Result:
+        """The whole of the work, or what one of several workers does of it."""
         data = Prepared.open(context.inputs[self.prepared])
         view = data.view(seed=self.seed, threads=context.threads, device=context.device, chosen=self._chosen(context))
         inputs = {name: context.inputs[step] for name, step in self.needs.items()}
-        metrics = self.recipe.fit(self.config, view, inputs, context.out, context.progress)
-        return dict(metrics)
+        return self.recipe.fit(self.config, replace(view, ranks=ranks), inputs, context.out, context.progress)
 
     def _chosen(self, context: StepContext) -> Result:
         done = None if self.twin is None else read_done(context.inputs[self.twin])

@@ -39,14 +39,6 @@ class Ranks:
         distributed.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
-    def sum_counts(self, counts: Tensor) -> Tensor:
-        """The sum over all workers of an integer tensor on the CPU: exact."""
-        if self.world == 1:
-            return counts
-        total = counts.to(_device(), copy=True)
-        distributed.all_reduce(total)
-        return total.cpu()
-
     def from_leader(self, values: Sequence[float]) -> list[float]:
         """Rank 0's values, on every worker."""
         if self.world == 1:

@@ -35,6 +35,9 @@ def train(
     ),
     no_publish: bool = typer.Option(False, "--no-publish", help="Leave the version that is served as it is."),
     address: str | None = typer.Option(None, help="A Ray cluster that shares DATA and OUT; else this machine."),
+    workers: int | None = typer.Option(
+        None, "--workers", "--num-workers", min=1, help="Processes that a fit with a gradient is divided among."
+    ),
     settings: list[str] = typer.Option([], "--set", help="Change a setting: two_tower.dim=64; may be repeated."),
     print_config: bool = typer.Option(False, "--print-config", help="Print the configuration as TOML and stop."),
 ) -> None:
@@ -53,7 +56,7 @@ def train(
     config = override(load_preset(preset, None if data is None else Dataset.open(data)), settings)
     names = [name.strip() for name in only.split(",") if name.strip()]
     if data is None or print_config:
-        asked = config.replaced(holdouts=holdout, refit=refit, recipes=names)
+        asked = config.replaced(holdouts=holdout, refit=refit, recipes=names, workers=workers)
         refuse_unusable(asked)
         print(to_toml(asked.model_dump(mode="json")), end="")
         return
@@ -69,6 +72,7 @@ def train(
                 publish_it=not no_publish,
                 only=names,
                 address=address,
+                workers=workers,
             )
     except KeyboardInterrupt:
         text_console(stderr=True).print("interrupted; the same command continues from there")
