@@ -88,7 +88,7 @@ class TrainerConfig(Config):
     clip: float = Bound(1.0, gt=0)
     accumulate: int = Bound(1, ge=1)
     table_optimiser: TableOptimiser = "auto"
-    table_lr: float = Bound(0.02, gt=0)
+    table_lr: float = Bound(0.1, gt=0)
     max_epochs: int = Bound(50, ge=1)
     patience: int = Bound(5, ge=1)
     validate_every: int = Bound(1, ge=1)
