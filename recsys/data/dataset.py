@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from recsys.columns import EVENT, EVENT_ID, ITEM_ID, USER_ID, EventType
 from recsys.config import Config
 from recsys.data.content_hash import combine, frame_hash
-from recsys.data.event_file import EVENT_SCHEMA, SORT_KEYS, EventFileWriter, as_events
+from recsys.data.event_file import EVENT_SCHEMA, SORT_KEYS, EventFileWriter, as_events, read_events
 from recsys.data.external_sort import ROWS_IN_MEMORY, sorted_batches
 from recsys.data.string_ids import KEY
 from recsys.errors import DataError
@@ -99,6 +99,10 @@ class Dataset:
     def events(self) -> pl.LazyFrame:
         """Every event, columns of EVENT_SCHEMA, sorted by (timestamp_ms, event_id)."""
         return pl.scan_parquet(self.path / _EVENTS)
+
+    def event_batches(self) -> Iterator[pl.DataFrame]:
+        """`events`, in batches of a bounded size."""
+        return read_events(self.path / _EVENTS)
 
     def items(self) -> pl.DataFrame:
         """Every item: item_id and attributes, sorted by item_id; row i is row i of the catalogue."""

@@ -36,7 +36,22 @@ def key_dictionary(keys: pl.Series, id_column: str) -> pl.DataFrame:
     """
     distinct = keys.drop_nulls().unique()
     ids = pl.Series(id_column, hash_keys(distinct), pl.Int64)
-    dictionary = pl.DataFrame([ids, distinct.alias(KEY)]).sort(id_column, KEY)
+    return _without_clash(pl.DataFrame([ids, distinct.alias(KEY)]))
+
+
+def joined_dictionaries(dictionaries: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """One dictionary of several of the same id column.
+
+    Raises:
+        DataError: when different strings of theirs have the same hash.
+    """
+    return _without_clash(pl.concat(dictionaries).unique())
+
+
+def _without_clash(dictionary: pl.DataFrame) -> pl.DataFrame:
+    """A dictionary sorted by id, of which no two strings share one."""
+    id_column = dictionary.columns[0]
+    dictionary = dictionary.sort(id_column, KEY)
     clash = dictionary.filter(pl.col(id_column).is_duplicated())
     if clash.height:
         first, second = clash[KEY][0], clash[KEY][1]

@@ -20,7 +20,9 @@ from services.cli.consoles import text_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from recsys.data.dataset import Counts
+    from recsys.data.appending import Appended
+    from recsys.data.checks import Rejected
+    from recsys.data.dataset import Counts, Dataset
     from recsys.data.describe import Column, Description
     from recsys.data.importing import Imported, Report
 
@@ -114,6 +116,50 @@ def simulate(
     )
 
 
+@app.command("append")
+def append(
+    path: Annotated[Path, typer.Argument(help="Dataset directory.")],
+    events: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file, or the folder that `recsys events drain` wrote")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Dataset directory to write; the dataset itself when not given.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="user_id=COLUMN,item_id=…,timestamp_ms=…; without it columns are known by their names")
+    ] = "",
+    event_names: Annotated[str, typer.Option(help="what the file calls events: view=click,purchase=conversion")] = "",
+    items: Annotated[
+        Path | None, typer.Option(help="item attributes: new rows, and rows in place of old ones")
+    ] = None,
+    item_columns: Annotated[str, typer.Option(help="item_id=COLUMN,…; without it every column is taken")] = "",
+    users: Annotated[Path | None, typer.Option(help="user attributes, as --items")] = None,
+    user_columns: Annotated[str, typer.Option(help="user_id=COLUMN,…; without it every column is taken")] = "",
+    max_rejected: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of rows that may be left out")] = 0.01,
+) -> None:
+    """Join later events, users and items into a dataset, each once: what is there already changes nothing."""
+    from recsys.data.appended_events import EVENT_NAMES_FLAG
+    from recsys.data.appending import AppendOptions, append_to_dataset
+    from recsys.data.readers.column_map import EVENT_COLUMNS, parse_column_map
+    from recsys.data.readers.raw import ReaderOptions
+
+    if (item_columns and items is None) or (user_columns and users is None):
+        raise UsageError("--item-columns needs --items FILE, and --user-columns needs --users FILE")
+    reader = ReaderOptions(
+        columns=parse_column_map(columns, "--columns", EVENT_COLUMNS),
+        items=items,
+        item_columns=parse_column_map(item_columns, "--item-columns"),
+        users=users,
+        user_columns=parse_column_map(user_columns, "--user-columns"),
+    )
+    names = parse_column_map(event_names, EVENT_NAMES_FLAG, form="name=type, such as view=click")
+    start = time.monotonic()
+    with _progress() as report:
+        options = AppendOptions(reader=reader, event_names=names, max_rejected=max_rejected)
+        appended = append_to_dataset(path, events, out, options, report)
+    _say_appended(appended, time.monotonic() - start)
+
+
 @app.command("describe")
 def describe_(
     path: Annotated[Path, typer.Argument(help="Dataset directory.")],
@@ -148,7 +194,22 @@ def _say_imported(imported: Imported, seconds: float) -> None:
         f"{dataset.path}: {counts.events:,} events of {counts.users:,} users with {counts.items:,} items "
         f"in {seconds:.1f} s ({counts.events / max(seconds, 1e-9):,.0f} rows/s); times read as {imported.time}"
     )
-    for rejected in imported.rejected:
+    _say_rejected(imported.rejected, dataset, console)
+
+
+def _say_appended(appended: Appended, seconds: float) -> None:
+    console = text_console()
+    dataset, counts = appended.dataset, appended.dataset.info.counts
+    console.print(
+        f"{appended.added:,} of {appended.given:,} events are new, {appended.duplicates:,} were there already; "
+        f"{dataset.path} {'now holds' if appended.changed else 'still holds'} {counts.events:,} events of "
+        f"{counts.users:,} users with {counts.items:,} items, in {seconds:.1f} s"
+    )
+    _say_rejected(appended.rejected, dataset, console)
+
+
+def _say_rejected(rejected_rows: list[Rejected], dataset: Dataset, console: Console) -> None:
+    for rejected in rejected_rows:
         console.print(
             f"left out {rejected.count:,} of {rejected.total:,} rows of {rejected.file.name}; "
             f"they are in {dataset.path / 'rejected.parquet'}"

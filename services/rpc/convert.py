@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from recsys.cascade.answers import ChannelStatus
 from recsys.columns import EventType
+from recsys.data.event_ids import content_event_id
 from recsys.data.string_ids import hash_key, hash_keys
 from recsys.errors import RequestError
 from recsys.ranking.scorer import Stage
@@ -332,7 +333,7 @@ def _event(message: pb.Event, now: int) -> Event:
     kind = EVENT_TYPES[message.type]
     moment = message.timestamp_ms if message.HasField("timestamp_ms") else now
     return Event(
-        event_id=message.event_id if message.HasField("event_id") else hash_key(f"{user} {item} {kind} {moment}"),
+        event_id=message.event_id if message.HasField("event_id") else content_event_id(user, item, kind, moment),
         user_id=user,
         item_id=item,
         type=kind,

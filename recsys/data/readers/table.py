@@ -21,8 +21,8 @@ def read_table(path: Path, options: ReaderOptions) -> RawData:
     """Events from `path`, attributes from the files of `options`."""
     return RawData(
         _events(path, options.columns),
-        _attributes(options.items, options.item_columns, ITEM_ID),
-        _attributes(options.users, options.user_columns, USER_ID),
+        None if options.items is None else open_attributes(options.items, options.item_columns, ITEM_ID),
+        None if options.users is None else open_attributes(options.users, options.user_columns, USER_ID),
     )
 
 
@@ -55,9 +55,17 @@ def _events(path: Path, columns: Mapping[str, str]) -> RawTable:
     return _renamed(table, columns)
 
 
-def _attributes(path: Path | None, columns: Mapping[str, str], id_column: str) -> RawTable | None:
-    if path is None:
-        return None
+def open_attributes(path: Path, columns: Mapping[str, str], id_column: str) -> RawTable:
+    """A file of item or user attributes under the dataset's names.
+
+    Args:
+        path: CSV or Parquet.
+        columns: dataset column → column of the file; empty = every column is taken, the id by its name.
+        id_column: item_id or user_id.
+
+    Raises:
+        DataError: for a file that cannot be read, or whose id is not to be found.
+    """
     table = open_table(path)
     present = list(table.columns())
     if not columns:
