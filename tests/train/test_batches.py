@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from recsys.data.interactions import Interactions
 from recsys.models.losses.softmax import expected_counts
-from recsys.train.batches import SequenceSampling, SequenceSource
+from recsys.train.batches import SequenceSampling, SequenceSource, share_of
+from recsys.train.ranks import Ranks
 from recsys.types import offsets_of
 
 
@@ -146,3 +147,37 @@ def test_what_a_long_sequence_holds_counts_for_as_often_as_a_window_shows_it() -
         shown += np.bincount(batch.targets[batch.targets >= 0].numpy(), minlength=10) / len(windows)
     shown[9] = 2
     assert np.allclose(source.shares(), shown / shown.sum())
+
+
+def test_the_shares_of_several_workers_are_the_batch() -> None:
+    sampling = SequenceSampling(batch_users=7, length=5, in_batch=12, uniform=4, seed=1)
+    users = {"me": np.arange(40)}
+    whole = next(SequenceSource(random_interactions(), users, 30, sampling).epoch(2))
+    shares = [next(SequenceSource(random_interactions(), users, 30, sampling, Ranks(r, 3)).epoch(2)) for r in range(3)]
+    assert sum(share.samples for share in shares) == whole.samples
+    for rank, share in enumerate(shares):
+        assert torch.equal(share.targets, whole.targets[rank::3])
+        assert torch.equal(share.history, whole.history[rank::3])
+        assert torch.equal(share.user["me"], whole.user["me"][rank::3])
+
+
+def test_every_worker_has_the_columns_of_the_whole_batch_and_knows_its_own() -> None:
+    sampling = SequenceSampling(batch_users=7, length=5, in_batch=12, uniform=4, seed=1)
+    whole = next(SequenceSource(random_interactions(), {}, 30, sampling).epoch(0)).negatives
+    assert whole is not None
+    for rank in range(3):
+        share = next(SequenceSource(random_interactions(), {}, 30, sampling, Ranks(rank, 3)).epoch(0)).negatives
+        assert share is not None
+        assert torch.equal(share.rows, whole.rows)
+        assert (share.others, share.uniform) == (whole.others, whole.uniform)
+        mine = share.sequences >= 0
+        assert torch.equal(3 * share.sequences[mine] + rank, whole.sequences[mine])
+        assert not ((whole.sequences[~mine] >= 0) & (whole.sequences[~mine] % 3 == rank)).any()
+
+
+def test_who_gets_no_sequence_of_a_small_batch_takes_one_that_does_not_count() -> None:
+    source = SequenceSource(interactions([3, 1, 2], [5]), {}, 6, SequenceSampling(batch_users=2, length=4))
+    whole = next(source.epoch(0))
+    shares = [share_of(whole, rank, 3) for rank in range(3)]
+    assert [len(share.targets) for share in shares] == [1, 1, 1]
+    assert [share.samples for share in shares] == [int((t >= 0).sum()) for t in whole.targets] + [0]

@@ -12,6 +12,7 @@ from recsys.recipes.two_tower import TwoTowerConfig, build_model
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
 from recsys.train.export import item_vectors, user_vectors
+from recsys.train.ranks import Ranks
 from recsys.train.validation import RankingValidator
 from recsys.train.view import TrainView
 
@@ -51,3 +52,13 @@ def test_a_model_that_scores_all_items_alike_ranks_every_target_last(view: Train
     allowed = len(view.catalogue) if targets.eligible is None else targets.eligible.count
     fresh = np.array([len(np.unique(users.excluded[b])) for b in range(len(users))])
     assert (ranks >= allowed - fresh).all()
+
+
+def test_each_of_several_workers_ranks_its_share_of_the_targets(view: TrainView) -> None:
+    torch.manual_seed(0)
+    model = build_model(TwoTowerConfig(dim=8), view).eval()
+    assert view.validation is not None
+    whole = RankingValidator(view.validation, view.encoder, view.user_frame).ranks(model)
+    for rank in range(3):
+        share = RankingValidator(view.validation, view.encoder, view.user_frame, 0, Ranks(rank, 3))
+        assert share.ranks(model).tolist() == whole[rank::3].tolist()

@@ -87,7 +87,7 @@ class CausalAttention(nn.Module):
         """(B, L, d) right-padded → (B, L + 1, d): entry t has seen the first t vectors."""
         batch, length, dim = vectors.shape
         x = torch.cat([self.start.expand(batch, 1, dim), vectors], dim=1)
-        x = self.drop(x + self.positions.weight[: length + 1])
+        x = self.drop(x + self.positions(torch.arange(length + 1, device=vectors.device)))
         for block in self._layers():
             x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
         states: Tensor = self.norm(x)

@@ -1,0 +1,127 @@
+"""What the workers of test_ranks.py do, in a module that they can import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from recsys.data.interactions import Interactions
+from recsys.models.two_tower import SequenceBatch, TwoTower, TwoTowerShape
+from recsys.train.batches import SequenceSampling, SequenceSource
+from recsys.train.frequency import CountedFrequency
+from recsys.train.objective import TwoTowerObjective
+from recsys.train.progress import QuietProgress
+from recsys.train.ranks import Ranks, joined_ranks
+from recsys.train.trainer import Trainer, TrainerConfig, TrainingResult
+from recsys.types import offsets_of
+
+ITEMS = 30
+
+
+class KilledError(Exception):
+    pass
+
+
+def serve(rank: int, world: int, meeting: Path, requests: Connection) -> None:
+    """Joins a group, then answers (function, arguments) with what it returns or raises."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    while (request := requests.recv()) is not None:
+        work, arguments = request
+        try:
+            requests.send(work(joined_ranks(), *arguments))
+        except Exception as error:  # whatever it is, the test is told
+            requests.send(error)
+    distributed.destroy_process_group()
+
+
+def interactions(users: int) -> Interactions:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 20, users)
+    rows = rng.integers(0, ITEMS, lengths.sum()).astype(np.int32)
+    return Interactions(np.arange(users, dtype=np.int64), offsets_of(lengths), rows, np.zeros(len(rows), np.int64))
+
+
+def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[SequenceBatch]:
+    """A small two-tower and its trainer; `settings` are the trainer's, and some of the model and of the batches."""
+    settings = {"precision": "float32", "lr": 0.02, **settings}
+    sizes = {"in_batch": 16, "uniform": 8} if settings.pop("sampled", False) else {}
+    sampling = SequenceSampling(batch_users=settings.pop("batch_users", 8), length=10, **sizes)
+    torch.manual_seed(0)
+    shape = TwoTowerShape(
+        item_codes=ITEMS + 2, dim=8, history_length=10, blocks=1, heads=2, dropout=settings.pop("dropout", 0.0)
+    )
+    model = TwoTower(shape, torch.arange(ITEMS) + 2, {})
+    source = SequenceSource(interactions(settings.pop("users", 42)), {}, ITEMS, sampling, ranks)
+    objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
+    validate = None
+    if settings.pop("validate", False):
+        validate = lambda: {"ndcg@10": ranks.sum([model.log_scale.item()])[0]}  # noqa: E731
+    config = TrainerConfig.model_validate(settings)
+    return Trainer(model, objective, source, config, QuietProgress(scratch), validate, ranks=ranks)
+
+
+def gradients(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
+    """The gradients of the first step of an epoch, by parameter."""
+    run = trainer(ranks, scratch, {"clip": 1e9, **settings})
+    batches: Iterator[SequenceBatch] = run.source.epoch(0)
+    run.model.train()
+    run.step(*(next(batches) for _ in range(run.config.accumulate)))
+    held = {name: weight.grad for name, weight in run.optimiser.parameters.items()}
+    return {name: grad.to_dense() if grad.is_sparse else grad for name, grad in held.items() if grad is not None}
+
+
+def fitted(
+    ranks: Ranks, scratch: Path, settings: dict[str, Any], killed_at: int = 0
+) -> tuple[TrainingResult, dict[str, Tensor]]:
+    """What a fit ends with, and its weights; where asked to, every worker is killed at a step."""
+    run = trainer(ranks, scratch, settings)
+    torch.manual_seed(1)
+    step, steps = run.step, 0
+
+    def counted(*batches: SequenceBatch) -> float:
+        nonlocal steps
+        steps += 1
+        if steps == killed_at:
+            raise KilledError
+        return step(*batches)
+
+    run.step = counted  # type: ignore[method-assign]
+    result = run.fit()
+    return result, {name: weight.detach().clone() for name, weight in run.optimiser.parameters.items()}
+
+
+def first_random_numbers(ranks: Ranks, scratch: Path) -> Tensor:
+    """What a worker draws once a fit has begun."""
+    run = trainer(ranks, scratch, {"max_epochs": 1})
+    torch.manual_seed(1)
+    drawn: list[Tensor] = []
+    step = run.step
+
+    def drawing(*batches: SequenceBatch) -> float:
+        drawn.append(torch.rand(5))
+        return step(*batches)
+
+    run.step = drawing  # type: ignore[method-assign]
+    run.fit()
+    return drawn[0]
+
+
+def apart(ranks: Ranks, scratch: Path, settings: dict[str, Any], rank: int) -> TrainingResult:
+    """A fit in which one worker sees another directory of checkpoints."""
+    return trainer(ranks, scratch / "own" if ranks.rank == rank else scratch, settings).fit()
+
+
+def with_no_number(ranks: Ranks, scratch: Path, settings: dict[str, Any], rank: int) -> TrainingResult:
+    """A fit in which the loss of one worker is no number."""
+    run = trainer(ranks, scratch, settings)
+    if ranks.rank == rank:
+        with torch.no_grad():
+            run.model.get_parameter("item_bias.weight").fill_(torch.nan)
+    return run.fit()

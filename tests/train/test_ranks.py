@@ -1,0 +1,142 @@
+"""Several workers take the steps that one would take: real processes in a gloo group."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recsys.errors import TrainingError
+from recsys.train.ranks import ALONE, joined_ranks
+
+Together = Callable[..., list[Any]]
+"""A function of ranks_at_work and its arguments to what each of two workers returned."""
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
+    context = multiprocessing.get_context("spawn")
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.syspath_prepend(Path(__file__).parent)
+        from ranks_at_work import serve
+
+        meeting = tmp_path_factory.mktemp("group") / "meeting"
+        pipes = [context.Pipe() for _ in range(2)]
+        for rank, (_, there) in enumerate(pipes):
+            process = context.Process(target=serve, args=(rank, 2, meeting, there), daemon=True)
+            process.start()
+            stack.callback(process.join)
+        for here, _ in pipes:
+            stack.callback(here.send, None)
+
+        def ask(work: Callable[..., Any], *arguments: Any) -> list[Any]:
+            for here, _ in pipes:
+                here.send((work, arguments))
+            return [here.recv() for here, _ in pipes]
+
+        yield ask
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_who_has_joined_no_group_is_alone() -> None:
+    assert joined_ranks() == ALONE
+    assert ALONE.leads
+    assert ALONE.sum([1.5]) == ALONE.from_leader([1.5]) == [1.5]
+
+
+@pytest.mark.parametrize("tables", ["dense", "rowwise"])
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_gradients_of_two_workers_are_those_of_one_on_the_whole_batch(
+    together: Together, tmp_path: Path, tables: str, sampled: bool, accumulate: int
+) -> None:
+    from ranks_at_work import gradients
+
+    settings = {"table_optimiser": tables, "sampled": sampled, "accumulate": accumulate}
+    whole = gradients(ALONE, tmp_path, dict(settings))
+    shares = together(gradients, tmp_path, settings)
+    assert equal(*shares)
+    assert whole.keys() == shares[0].keys()
+    assert max(float((whole[name] - shares[0][name]).abs().max()) for name in whole) <= 1e-6
+
+
+def test_a_batch_of_fewer_sequences_than_workers_is_learned_from_once(together: Together, tmp_path: Path) -> None:
+    from ranks_at_work import fitted
+
+    settings = {"users": 9, "batch_users": 4, "max_epochs": 3}
+    whole, _ = fitted(ALONE, tmp_path / "one", dict(settings))
+    (shared, _), _ = together(fitted, tmp_path / "two", settings)
+    assert [r.loss for r in shared.curve] == pytest.approx([r.loss for r in whole.curve], rel=1e-5)
+
+
+def test_the_loss_curve_of_two_workers_is_that_of_one(together: Together, tmp_path: Path) -> None:
+    from ranks_at_work import fitted
+
+    settings = {"max_epochs": 6, "ema": 0.9, "sampled": True, "validate": True}
+    whole, weights = fitted(ALONE, tmp_path / "one", dict(settings))
+    (shared, of_first), (_, of_second) = together(fitted, tmp_path / "two", settings)
+    assert [r.loss for r in shared.curve] == pytest.approx([r.loss for r in whole.curve], rel=1e-4)
+    assert [r.lr for r in shared.curve] == [r.lr for r in whole.curve]
+    assert equal(of_first, of_second)
+    assert max(float((weights[name] - of_first[name]).abs().max()) for name in weights) < 1e-3
+
+
+@pytest.mark.parametrize("tables", ["dense", "rowwise"])
+def test_two_workers_killed_within_an_epoch_go_on_to_the_bit(together: Together, tmp_path: Path, tables: str) -> None:
+    from ranks_at_work import KilledError, fitted
+
+    settings = {"max_epochs": 4, "ema": 0.9, "dropout": 0.3, "checkpoint_s": 1e-9, "table_optimiser": tables}
+    whole = together(fitted, tmp_path / "whole", settings)
+    killed = together(fitted, tmp_path / "parts", settings, 15)
+    assert all(isinstance(error, KilledError) for error in killed)
+    resumed = together(fitted, tmp_path / "parts", settings)
+    for (_, weights), (result, again) in zip(whole, resumed, strict=True):
+        assert equal(weights, again)
+        assert [record.epoch for record in result.curve] == [1, 2, 3, 4]
+
+
+def test_a_run_of_two_workers_can_be_finished_by_one(together: Together, tmp_path: Path) -> None:
+    from ranks_at_work import fitted
+
+    settings = {"max_epochs": 4, "checkpoint_s": 1e-9}
+    whole, _ = fitted(ALONE, tmp_path / "whole", dict(settings))
+    together(fitted, tmp_path / "parts", settings, 15)
+    resumed, _ = fitted(ALONE, tmp_path / "parts", dict(settings))
+    assert [r.loss for r in resumed.curve] == pytest.approx([r.loss for r in whole.curve], rel=1e-4)
+
+
+def test_each_worker_drops_out_numbers_of_its_own(together: Together, tmp_path: Path) -> None:
+    from ranks_at_work import first_random_numbers
+
+    assert not torch.equal(*together(first_random_numbers, tmp_path))
+
+
+def test_a_loss_that_is_no_number_on_one_worker_ends_all_with_the_same_sentence(
+    together: Together, tmp_path: Path
+) -> None:
+    from ranks_at_work import with_no_number
+
+    errors = together(with_no_number, tmp_path, {"max_epochs": 2}, 1)
+    assert all(isinstance(error, TrainingError) for error in errors)
+    assert "the loss is nan at epoch 1, step 1" in str(errors[0])
+    assert str(errors[0]) == str(errors[1])
+
+
+def test_workers_that_see_other_checkpoints_say_that_the_directory_must_be_shared(
+    together: Together, tmp_path: Path
+) -> None:
+    from ranks_at_work import KilledError, apart, fitted
+
+    settings = {"max_epochs": 3, "checkpoint_s": 1e-9}
+    assert isinstance(together(fitted, tmp_path, settings, 8)[0], KilledError)
+    errors = together(apart, tmp_path, settings, 1)
+    assert all(isinstance(error, TrainingError) and "must share the directory" in str(error) for error in errors)
