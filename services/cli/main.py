@@ -9,7 +9,7 @@ from rich.text import Text
 
 import recsys
 from recsys.errors import RecsysError
-from services.cli import batch, bench, bundle, data, demo, evaluate, events, recall, serve, store, train
+from services.cli import batch, bench, bundle, data, demo, doctor, evaluate, events, recall, serve, store, train
 from services.cli.consoles import text_console
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ recall.register(app)
 batch.register(app)
 app.add_typer(events.app)
 demo.register(app)
+doctor.register(app)
 
 
 def main() -> None:

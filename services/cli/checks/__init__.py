@@ -1,0 +1,1 @@
+"""What `recsys doctor` looks at: each module returns findings and raises nothing."""
