@@ -64,7 +64,10 @@ def _rows(bundle: Bundle, ids: Ids, offsets: Offsets, place: Ids, here: Bools) -
 
 def _union(one: RaggedRows, other: RaggedRows, items: int) -> RaggedRows:
     """Each user's rows of both lists, every row once."""
-    cells = np.unique(np.concatenate([_cells(one, items), _cells(other, items)]))
+    cells = np.concatenate([_cells(one, items), _cells(other, items)])
+    cells.sort()  # np.unique hashes first, which takes seventy times as long
+    if len(cells):
+        cells = cells[np.concatenate(([True], cells[1:] != cells[:-1]))]
     edges = cells.searchsorted(np.arange(len(one) + 1, dtype=np.int64) * items)
     return RaggedRows((cells % items).astype(np.int32), edges)
 

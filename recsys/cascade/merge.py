@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.types import Candidates, Offsets, offsets_of
+from recsys.types import Candidates, Floats, Masks, Rows, offsets_of
 
-_TRUE = np.ones(1, np.bool_)
+_TRUE: Final = np.ones(1, np.bool_)
+_LOW: Final = 0xFFFFFFFF
 
 
 class Merge(Protocol):
@@ -55,42 +55,45 @@ class ReciprocalRankFusion:
     def merge(self, lists: Mapping[str, Candidates], k: int) -> Candidates:
         """See `Merge.merge`."""
         found = list(lists.values())
-        keys = np.concatenate([_user_of(c) << 32 | c.rows for c in found])
-        if not len(keys):
-            return Candidates.empty(len(found[0]))
-        shares = np.concatenate([self._shares(name, c) for name, c in lists.items()])
-        bits = np.concatenate([np.full(len(c.rows), 1 << i, np.uint32) for i, c in enumerate(found)])
-        by_row = np.argsort(keys)
-        ordered = keys[by_row]
-        firsts = np.flatnonzero(np.concatenate((_TRUE, ordered[1:] != ordered[:-1])))
-        sums = np.add.reduceat(shares[by_row], firsts).astype(np.float32)
-        earliest = np.minimum.reduceat(by_row, firsts)
-        keys = ordered[firsts]
-        # A positive float32 sorts as its bits do: one integer holds (sum descending, earliest ascending).
-        rank = (-sums.view(np.int32).astype(np.int64) << 32) | earliest
-        edges = keys.searchsorted(np.arange(len(found[0]) + 1, dtype=np.int64) << 32)
-        parts = [np.argsort(rank[i:j])[:k] + i for i, j in pairwise(edges)]
-        best = np.concatenate(parts)
+        shares = [self._shares(name, int(c.counts.max(initial=0))) for name, c in lists.items()]
+        bits = [np.full(len(share), 1 << i, np.uint32) for i, share in enumerate(shares)]
+        merged = [_fused([c.of(b)[0] for c in found], shares, bits, k) for b in range(len(found[0]))]
+        if not merged:
+            return Candidates.empty(0)
+        rows, sums, masks = zip(*merged, strict=True)
         return Candidates(
-            (keys[best] & 0xFFFFFFFF).astype(np.int32),
-            sums[best],
-            np.bitwise_or.reduceat(bits[by_row], firsts)[best],
-            offsets_of([len(part) for part in parts]),
+            np.concatenate(rows), np.concatenate(sums), np.concatenate(masks), offsets_of([len(part) for part in rows])
         )
 
-    def _shares(self, name: str, candidates: Candidates) -> NDArray[np.float64]:
-        """(T,) what each candidate of a list adds to the score of its row."""
-        places = self._constant + 1.0 + _rank(candidates.counts)
-        return np.float64(self._weights.get(name, 1.0)) / places
+    def _shares(self, name: str, places: int) -> NDArray[np.float64]:
+        """What each place of a list adds to the score of its row."""
+        ranks = self._constant + 1.0 + np.arange(places, dtype=np.float64)
+        return np.float64(self._weights.get(name, 1.0)) / ranks
 
 
-def _user_of(candidates: Candidates) -> Offsets:
-    """(T,) the user each candidate belongs to."""
-    return np.repeat(np.arange(len(candidates), dtype=np.int64), candidates.counts)
+def _fused(
+    lists: Sequence[Rows], shares: Sequence[NDArray[np.float64]], bits: Sequence[Masks], k: int
+) -> tuple[Rows, Floats, Masks]:
+    """The k best rows of one user's lists, their sums and masks.
 
-
-def _rank(counts: Offsets) -> Offsets:
-    """0, 1, 2… within each of the consecutive groups of the given sizes."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) - np.repeat(ends - counts, counts)
+    An integer of 64 bits holds what is sorted by and, in its low half, the position among all candidates:
+    sorting values is several times as fast as sorting indices.
+    """
+    rows = np.concatenate(lists)
+    if not len(rows):
+        return rows, np.empty(0, np.float32), np.empty(0, np.uint32)
+    share = np.concatenate([all_of[: len(part)] for all_of, part in zip(shares, lists, strict=True)])
+    mask = np.concatenate([all_of[: len(part)] for all_of, part in zip(bits, lists, strict=True)])
+    keys = rows.astype(np.int64) << 32 | np.arange(len(rows))
+    keys.sort()
+    at, row = keys & _LOW, keys >> 32
+    firsts = np.flatnonzero(np.concatenate((_TRUE, row[1:] != row[:-1])))
+    earliest = at[firsts]
+    sums = np.add.reduceat(share[at], firsts).astype(np.float32)
+    mask[earliest] = np.bitwise_or.reduceat(mask[at], firsts)
+    # A positive float32 sorts as its bits do: here the sum descending, then the position ascending.
+    best = -sums.view(np.int32).astype(np.int64) << 32 | earliest
+    best.sort()
+    best = best[:k]
+    earliest = best & _LOW
+    return rows[earliest], (-(best >> 32)).astype(np.int32).view(np.float32), mask[earliest]

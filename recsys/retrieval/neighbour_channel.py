@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +15,14 @@ from recsys.errors import BundleError, DataError
 from recsys.features.online import OnlineEncoder
 from recsys.files import replacing
 from recsys.index.engine import is_member
-from recsys.types import Bools, Candidates, Deadline, Floats, Offsets, RaggedRows, RowMask, Rows, Users, offsets_of
+from recsys.types import Candidates, Deadline, Floats, Offsets, RaggedRows, RowMask, Rows, Users, offsets_of
 
 OFFSETS: Final = "offsets.npy"
 NEIGHBOURS: Final = "neighbours.npy"
 SIMILARITIES: Final = "similarities.npy"
 
-_VOTES_A_BLOCK: Final = 500_000
+_VOTES_A_BLOCK: Final = 64_000
+"""Arrays of so many numbers stay in the caches."""
 _CELLS_A_VOTE: Final = 4
 """Below so many (user, row) cells a vote, counting in a table of all cells is faster than sorting the votes."""
 
@@ -59,6 +61,7 @@ class NeighbourChannel:
         self._name = name
         self._voted_for = voted_for
         self._lengths = voted_for.lengths
+        self._rows = np.arange(len(voted_for), dtype=np.int32)
         self._similarities = similarities
         self._history = history
         self._decay = decay
@@ -114,8 +117,8 @@ class NeighbourChannel:
         rows: list[Rows] = []
         scores: list[Floats] = []
         for start, stop in self._blocks(users):
-            for b, (voted, votes) in enumerate(self._votes(users.slice(start, stop)), start):
-                best = _best(voted, votes, k, mask, users.excluded[b])
+            for voted, votes in self._votes(users.slice(start, stop)):
+                best = _best(votes if mask is None else votes * mask[voted], k)
                 rows.append(voted[best])
                 scores.append(votes[best])
         if not rows:
@@ -136,23 +139,33 @@ class NeighbourChannel:
         return blocks
 
     def _votes(self, users: Users) -> list[tuple[Rows, Floats]]:
-        """For each user the rows voted for, ascending, and the sum of their votes."""
+        """For each user some rows, ascending, and the sum of their votes: 0 for what the user may not have."""
         user, voter, weight = self._voters(users.history)
         counts = self._lengths[voter]
         ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
-        if not total:
-            return [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(users)
         at = np.arange(total) + np.repeat(self._voted_for.offsets[voter] - (ends - counts), counts)
         size = len(self._lengths)
         cells = np.repeat(user * size, counts) + self._voted_for.values[at]
-        cells, sums = _summed(cells, self._similarities[at] * np.repeat(weight, counts), len(users) * size)
-        first = np.arange(len(users) + 1, dtype=np.int64) * size
-        edges = cells.searchsorted(first)
-        return [
-            ((cells[low:high] - start).astype(np.int32), sums[low:high])
-            for low, high, start in zip(edges[:-1], edges[1:], first[:-1], strict=True)
-        ]
+        votes = self._similarities[at]
+        if self._decay < 1:
+            votes = votes * np.repeat(weight, counts)
+        if len(users) * size <= _CELLS_A_VOTE * total:
+            return self._tabled(cells, votes, users.excluded)
+        cells, sums = _summed(cells, votes)
+        edges = cells.searchsorted(np.arange(len(users) + 1, dtype=np.int64) * size)
+        found = []
+        for b, (low, high) in enumerate(pairwise(edges)):
+            rows = (cells[low:high] - b * size).astype(np.int32)
+            found.append((rows, np.where(is_member(rows, users.excluded[b]), np.float32(0), sums[low:high])))
+        return found
+
+    def _tabled(self, cells: Offsets, votes: Floats, excluded: RaggedRows) -> list[tuple[Rows, Floats]]:
+        """As `_votes`, of all rows."""
+        size = len(self._lengths)
+        table = np.bincount(cells, votes, minlength=len(excluded) * size).astype(np.float32).reshape(-1, size)
+        table[np.repeat(np.arange(len(excluded)), excluded.lengths), excluded.values] = 0
+        return [(self._rows, sums) for sums in table]
 
     def _voters(self, history: RaggedRows) -> tuple[NDArray[np.int64], Rows, Floats]:
         """User, row and weight of every history item that votes."""
@@ -165,30 +178,25 @@ class NeighbourChannel:
         return user[newest], history.values[newest], weight[newest]
 
 
-def _summed(cells: Offsets, votes: Floats, size: int) -> tuple[Offsets, Floats]:
-    """The different cells (below `size`), ascending, and the sum of the votes of each, if above 0 as a float32."""
-    if size <= _CELLS_A_VOTE * len(cells):
-        sums = np.bincount(cells, votes, minlength=size).astype(np.float32)
-        cells = np.flatnonzero(sums)
-        return cells, sums[cells]
+def _summed(cells: Offsets, votes: Floats) -> tuple[Offsets, Floats]:
+    """The different cells, ascending, and the sum of the votes of each."""
+    if not len(cells):
+        return cells, votes
     order = np.argsort(cells)  # not the stable sort, which takes five times as long
     cells = cells[order]
     firsts = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
-    sums = np.add.reduceat(votes[order], firsts, dtype=np.float64).astype(np.float32)
-    voted = sums > 0
-    return cells[firsts[voted]], sums[voted]
+    return cells[firsts], np.add.reduceat(votes[order], firsts, dtype=np.float64).astype(np.float32)
 
 
-def _best(rows: Rows, votes: Floats, k: int, allowed: Bools | None, excluded: Rows) -> NDArray[np.int64]:
-    """Positions of the k best eligible rows, by (votes descending, row ascending)."""
-    eligible = ~is_member(rows, excluded)
-    if allowed is not None:
-        eligible &= allowed[rows]
-    positions = np.flatnonzero(eligible)
+def _best(votes: Floats, k: int) -> NDArray[np.int64]:
+    """Positions of the k best votes above 0, by (votes descending, position ascending)."""
+    positions = np.flatnonzero(votes)
+    positive = votes[positions]
     if len(positions) > k:  # all that tie with the k-th stay, so that the lower rows of them are kept
-        least = np.partition(votes[positions], len(positions) - k)[len(positions) - k]
-        positions = positions[votes[positions] >= least]
-    return positions[np.argsort(-votes[positions], kind="stable")[:k]]
+        # Zeros stay out of it: on thousands of equal values np.partition takes a hundred times as long.
+        kept = np.flatnonzero(positive >= np.partition(positive, len(positions) - k)[len(positions) - k])
+        positions, positive = positions[kept], positive[kept]
+    return positions[np.argsort(-positive, kind="stable")[:k]]
 
 
 def _map(path: Path) -> NDArray[Any]:

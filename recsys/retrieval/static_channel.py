@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.data.catalogue import Catalogue
 from recsys.errors import BundleError, DataError
 from recsys.features.online import OnlineEncoder
 from recsys.files import replacing
-from recsys.index.engine import is_member
 from recsys.types import Bools, Candidates, Deadline, Floats, RowMask, Rows, Users, offsets_of
 
 SCORES: Final = "scores.npy"
@@ -31,6 +31,8 @@ class StaticChannel:
             raise DataError(f"{name}: one finite score a catalogue row is needed, not {scores.dtype} {scores.shape}")
         self._name = name
         self._order = np.argsort(-scores, kind="stable").astype(np.int32)
+        self._position = np.empty(len(scores), np.int32)
+        self._position[self._order] = np.arange(len(scores), dtype=np.int32)
         self._ordered_scores = np.ascontiguousarray(scores[self._order], np.float32)
 
     @staticmethod
@@ -83,14 +85,14 @@ class StaticChannel:
 
     def _first(self, k: int, allowed: Bools | None, excluded: Rows) -> Any:
         """Positions in the order of the first k eligible rows, read in windows that double."""
-        window, found = k + len(excluded), np.empty(0, np.int64)
-        start = 0
-        while len(found) < k and start < len(self._order):
-            rows = self._order[start : start + window]
-            eligible = ~is_member(rows, excluded)
+        barred = self._position[excluded]
+        start, stop = 0, k + len(excluded)
+        found: list[NDArray[np.int64]] = []
+        while start < len(self._order) and sum(map(len, found)) < k:
+            eligible = np.ones(min(stop, len(self._order)) - start, np.bool_)
+            eligible[barred[(barred >= start) & (barred < stop)] - start] = False
             if allowed is not None:
-                eligible &= allowed[rows]
-            found = np.concatenate((found, np.flatnonzero(eligible) + start))
-            start += window
-            window *= 2
-        return found[:k]
+                eligible &= allowed[self._order[start:stop]]
+            found.append(np.flatnonzero(eligible) + start)
+            start, stop = stop, 3 * stop - 2 * start
+        return np.concatenate(found)[:k] if found else np.empty(0, np.int64)
