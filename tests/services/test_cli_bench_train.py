@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from recsys.errors import UsageError
 from recsys.testing.planted import Planted, write_planted
 from services.cli.bench import app
 
@@ -37,3 +38,22 @@ def test_json_says_what_was_compared_and_where(dataset: Path) -> None:
     assert report["samples_per_s"]["ours, float32"] > 0
     assert {"item_id", "category", "tags", "history", "segment"} <= set(report["fields"])
     assert {"machine", "commit", "batch", "dim", "history", "negatives", "threads"} <= set(report)
+
+
+def test_with_rows_it_fits_both_optimisers_of_a_made_up_table() -> None:
+    quick = ["--rows", "1000", "--seconds", "0.1", "--batch", "256", "--dim", "8", "--json"]
+    answer = CliRunner().invoke(app, ["train", *quick])
+    assert answer.exit_code == 0, answer.output
+    fits = json.loads(answer.stdout)["fits"]
+    assert set(fits) == {"rowwise", "dense"}
+    for fit in fits.values():
+        assert fit["samples_per_s"] > 0
+        assert 0 < fit["data_gib"] <= fit["trained_gib"] <= fit["peak_gib"]
+
+
+@pytest.mark.parametrize("given", [[], ["--rows", "1000", "--data", "somewhere"]])
+def test_data_and_rows_exclude_each_other(given: list[str]) -> None:
+    answer = CliRunner().invoke(app, ["train", *given])
+    assert isinstance(answer.exception, UsageError)
+    assert "--data DIR" in str(answer.exception)
+    assert "--rows N" in str(answer.exception)
