@@ -12,9 +12,10 @@ import torch
 from pydantic import Field as Bound
 
 from recsys.bundle.component import ComponentInfo, component_directory, write_component
+from recsys.bundle.manifest import FEATURES_FOLDER
 from recsys.errors import ConfigError
 from recsys.evaluate.section import Section
-from recsys.features.feature_set import Field
+from recsys.features.feature_set import FeatureSet, Field
 from recsys.files import write_text
 from recsys.index.config import IndexConfig, IndexReport
 from recsys.index.vector_index import VectorIndex
@@ -31,6 +32,7 @@ from recsys.train.progress import Progress
 from recsys.train.trainer import Trainer, TrainerConfig, TrainingResult
 from recsys.train.validation import RankingValidator
 from recsys.train.view import TrainView
+from recsys.train.warm_start import WEIGHTS, WarmStartConfig, save_weights, start_from
 from recsys.types import Floats
 
 TRAINING: Final = "training.json"
@@ -61,6 +63,7 @@ class TwoTowerConfig(TrainerConfig):
         batch_users: sequences a step.
         user_fields, item_fields: attributes to use: "all", "none" or some by name.
         index: the index of item vectors; its metric follows `similarity`.
+        warm_start: what is otherwise where a fit starts from an earlier run.
     """
 
     dim: int = Bound(64, ge=4, le=1024)
@@ -84,6 +87,7 @@ class TwoTowerConfig(TrainerConfig):
     user_fields: Literal["all", "none"] | tuple[str, ...] = "all"
     item_fields: Literal["all", "none"] | tuple[str, ...] = "all"
     index: IndexConfig = IndexConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
 
 
 class TwoTowerRecipe:
@@ -105,7 +109,9 @@ class TwoTowerRecipe:
         """See `Recipe.fit`."""
         torch.set_num_threads(max(1, view.threads))
         torch.manual_seed(view.seed)
-        model = build_model(config, view).to(choose_device(view.device))
+        model = build_model(config, view)
+        started = self._start(model, config, view)
+        model.to(choose_device(view.device))
         result, source = self._train(model, config, view, progress)
         if not view.ranks.leads:
             return {}
@@ -121,7 +127,8 @@ class TwoTowerRecipe:
         index.save(directory / INDEX)
         if model.history is not None:
             write_history_vectors(model, directory / HISTORY_VECTORS)
-        metrics = _metrics(result, exported, index_report)
+        save_weights(model, directory / WEIGHTS)
+        metrics = _metrics(result, exported, index_report) | started
         write_text(directory / TRAINING, _training_record(result, weights, index_report))
         self._write_components(out, view, model, config, exported, metrics)
         return metrics
@@ -130,6 +137,19 @@ class TwoTowerRecipe:
         """Training curve, field weights and index; nothing for the scorer, which is the same model."""
         record = component / TRAINING
         return two_tower_sections(json.loads(record.read_text("utf-8"))) if record.exists() else []
+
+    def _start(self, model: TwoTower, config: TwoTowerConfig, view: TrainView) -> dict[str, float]:
+        """Puts in the weights of an earlier run, where there is one to start from; says what it took over."""
+        if view.start is None:
+            return {}
+        weights = component_directory(view.start, self.name) / WEIGHTS
+        earlier = FeatureSet.open(view.start / FEATURES_FOLDER)
+        taken = start_from(model, view.features, weights, earlier, config.warm_start.new_rows)
+        metrics = {"started_items": float(taken.items - taken.new_items), "new_items": float(taken.new_items)}
+        if view.validation is not None and len(view.validation) and view.epochs is None:
+            found = _validator(view)(model.eval())
+            metrics |= {f"start_validation_{name}": value for name, value in found.items()}
+        return metrics
 
     def _train(
         self, model: TwoTower, config: TwoTowerConfig, view: TrainView, progress: Progress
@@ -152,11 +172,13 @@ class TwoTowerRecipe:
         frequency = _frequency(config, source, device, view)
         bf16 = bf16_products(config.precision, device)
         objective = TwoTowerObjective(model, frequency, config.correction, config.label_smoothing, bf16)
+        if view.start is not None:
+            config = config.warm_start.applied(config)
         validate = None
         if view.epochs is not None:
             config = config.model_copy(update={"max_epochs": view.epochs})
         elif view.validation is not None and len(view.validation):
-            validator = RankingValidator(view.validation, view.encoder, view.user_frame, view.seed, view.ranks)
+            validator = _validator(view)
             validate = lambda: validator(model)  # noqa: E731 (a closure over two names)
         trainer = Trainer(
             model, objective, source, config, progress, validate, device=device, ranks=view.ranks, also=frequency
@@ -250,6 +272,11 @@ def _chosen(
                 f"two_tower.{setting}: there is no field {name!r}; there are: {', '.join(known) or 'none'}"
             )
     return tuple(known[name] for name in wanted)
+
+
+def _validator(view: TrainView) -> RankingValidator:
+    assert view.validation is not None
+    return RankingValidator(view.validation, view.encoder, view.user_frame, view.seed, view.ranks)
 
 
 def _uses_full_softmax(config: TwoTowerConfig, items: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class TrainView:
         seed: of weights, batches and dropout.
         threads: CPU threads to use.
         device: "auto", "cpu" or "cuda".
+        start: bundle of an earlier run to begin from, one that saw nothing of what is held out here; None = scratch.
         ranks: the workers that fit together; rank 0 alone writes what a fit leaves.
     """
 
@@ -52,6 +54,7 @@ class TrainView:
     seed: int = 0
     threads: int = 1
     device: str = "auto"
+    start: Path | None = None
     ranks: Ranks = ALONE
 
     @property

@@ -14,7 +14,7 @@ from recsys.bundle.component import read_component
 from recsys.errors import ConfigError
 from recsys.recipes import RECIPES
 from recsys.recipes.recipe import Recipe
-from recsys.recipes.two_tower import TwoTowerConfig, build_model
+from recsys.recipes.two_tower import TwoTowerConfig, TwoTowerRecipe, build_model
 from recsys.retrieval.vector_channel import VectorChannel
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
@@ -129,21 +129,44 @@ def test_a_refit_runs_the_given_epochs_and_no_validation(view: TrainView, tmp_pa
     assert "validation_ndcg@10" not in metrics
 
 
-def test_sampled_softmax_learns_nearly_what_the_full_one_does(view: TrainView, tmp_path: Path) -> None:
-    from recsys.recipes.two_tower import TwoTowerRecipe
+def test_a_warm_start_from_itself_begins_where_the_source_ended(
+    view: TrainView, fitted: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    source, metrics = fitted
+    view.features.save(source / "features")
+    (tmp_path / "scratch").mkdir()
+    config = CONFIG.model_copy(update={"max_epochs": 4})  # a quarter of it: one epoch
+    warm = RECIPES["two_tower"].fit(
+        config, replace(view, start=source), {}, tmp_path, QuietProgress(tmp_path / "scratch")
+    )
+    assert warm["start_validation_ndcg@10"] == metrics["validation_ndcg@10"]
+    assert warm["start_validation_hr@10"] == metrics["validation_hr@10"]
+    assert warm["epochs"] == 1
+    assert (warm["started_items"], warm["new_items"]) == (len(view.features.items), 0)
+    assert warm["validation_ndcg@10"] > 0.9 * metrics["validation_ndcg@10"]
 
-    found = {}
-    for loss in ("full_softmax", "sampled_softmax"):
-        torch.manual_seed(0)
-        config = CONFIG.model_copy(
-            update={"loss": loss, "in_batch_negatives": 128, "uniform_negatives": 64, "history": "mean"}
-        )
-        model = build_model(config, view)
-        (tmp_path / loss).mkdir()
-        TwoTowerRecipe()._train(model, config, view, QuietProgress(tmp_path / loss))
-        assert view.validation is not None
-        found[loss] = RankingValidator(view.validation, view.encoder, view.user_frame)(model)["ndcg@10"]
-    assert found["sampled_softmax"] > 0.8 * found["full_softmax"]
+
+@pytest.mark.parametrize("frequency", ["counted", "streaming"])
+def test_sampled_softmax_learns_nearly_what_the_full_one_does(
+    view: TrainView, full_ndcg: float, tmp_path: Path, frequency: str
+) -> None:
+    sampled = {"loss": "sampled_softmax", "in_batch_negatives": 128, "uniform_negatives": 64, "frequency": frequency}
+    assert ndcg_of_means(view, tmp_path, sampled) > 0.8 * full_ndcg
+
+
+@pytest.fixture(scope="module")
+def full_ndcg(view: TrainView, tmp_path_factory: pytest.TempPathFactory) -> float:
+    return ndcg_of_means(view, tmp_path_factory.mktemp("full"), {"loss": "full_softmax"})
+
+
+def ndcg_of_means(view: TrainView, scratch: Path, settings: dict[str, object]) -> float:
+    """What a two-tower with a mean-pooled history learns under other settings."""
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"history": "mean", **settings})
+    model = build_model(config, view)
+    TwoTowerRecipe()._train(model, config, view, QuietProgress(scratch))
+    assert view.validation is not None
+    return RankingValidator(view.validation, view.encoder, view.user_frame)(model)["ndcg@10"]
 
 
 @pytest.mark.parametrize(
