@@ -16,7 +16,7 @@ from recsys.bundle.manifest import FEATURES_FOLDER
 from recsys.columns import ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.config import Config
 from recsys.data.catalogue import Catalogue
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, IdKind
 from recsys.data.interactions import EvaluationSet, Interactions
 from recsys.data.splits import Holdout, split
 from recsys.features.definition import FeatureDefinition
@@ -36,6 +36,7 @@ class PreparedInfo(Config):
 
     Attributes:
         dataset, content_hash: the dataset's name and hash.
+        user_ids: what its users' ids are.
         holdout, protocol, cut_off_ms: the split.
         everything: whether the training part is all events given (a refit).
         train, validation: interactions to fit on, and targets to choose by.
@@ -43,6 +44,7 @@ class PreparedInfo(Config):
 
     dataset: str
     content_hash: str
+    user_ids: IdKind
     holdout: str
     protocol: Literal["leave_one_out", "global_time"] | None
     cut_off_ms: int | None
@@ -135,6 +137,7 @@ def prepare(
     info = PreparedInfo(
         dataset=dataset.info.name,
         content_hash=dataset.info.content_hash,
+        user_ids=dataset.info.user_ids,
         holdout="none" if everything else str(holdout),
         protocol=None if everything else holdout.protocol,
         cut_off_ms=None if everything else parts.cut_off_ms,

@@ -157,7 +157,9 @@ class BundleWork:
             package_version=recsys.__version__,
             feature_set_hash=data.features.hash,
             catalogue_hash=data.catalogue.hash,
-            dataset=DatasetReference(name=data.info.dataset, content_hash=data.info.content_hash),
+            dataset=DatasetReference(
+                name=data.info.dataset, content_hash=data.info.content_hash, user_ids=data.info.user_ids
+            ),
             split=SplitReference(
                 holdout=data.info.holdout,
                 protocol=data.info.protocol,

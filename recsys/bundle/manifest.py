@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, field_validator
 from recsys.bundle.component import files_below, first_line
 from recsys.cascade.cascade import CascadeConfig
 from recsys.config import Config
+from recsys.data.dataset import IdKind
 from recsys.errors import BundleError
 from recsys.files import sha256_of
 
@@ -30,10 +31,11 @@ class FileEntry(Config):
 
 
 class DatasetReference(Config):
-    """The dataset that a bundle was trained on."""
+    """The dataset that a bundle was trained on; `user_ids` says whether its users may be named by keys."""
 
     name: str
     content_hash: str
+    user_ids: IdKind = "integer"
 
 
 class SplitReference(Config):

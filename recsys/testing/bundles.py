@@ -169,7 +169,9 @@ def _manifest(dataset: Dataset, features: FeatureSet, catalogue: Catalogue) -> M
         package_version=recsys.__version__,
         feature_set_hash=features.hash,
         catalogue_hash=catalogue.hash,
-        dataset=DatasetReference(name=dataset.info.name, content_hash=dataset.info.content_hash),
+        dataset=DatasetReference(
+            name=dataset.info.name, content_hash=dataset.info.content_hash, user_ids=dataset.info.user_ids
+        ),
         split=SplitReference(holdout="none"),
         files={},
     )

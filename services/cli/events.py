@@ -47,12 +47,15 @@ def record(
     from recsys.errors import InputError
     from recsys.stores.store import Event
 
+    (user_id, user_key), (item_id, item_key) = _id_and_key(user, keys), _id_and_key(item, keys)
     told = Event(
         event_id=secrets.randbits(62) if event_id is None else event_id,
-        user_id=_id_of(user, keys),
-        item_id=_id_of(item, keys),
+        user_id=user_id,
+        item_id=item_id,
         type=event,
         timestamp_ms=time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms,
+        user_key=user_key,
+        item_key=item_key,
     )
     with connect(server, token_file, tls_ca, tls_cert, tls_key) as client:
         answer = client.record([told])
@@ -61,12 +64,12 @@ def record(
     console.print("a duplicate: recorded before" if answer.duplicates else f"recorded event {told.event_id}")
 
 
-def _id_of(text: str, keys: bool) -> int:
-    """The id of a user or item, which for a key is its hash, as an import makes it."""
+def _id_and_key(text: str, keys: bool) -> tuple[int, str | None]:
+    """The id of a user or item, and its key, of which the id then is the hash, as an import makes it."""
     from recsys.data.string_ids import hash_key
 
     given = item_or_key(text, keys)
-    return hash_key(given) if isinstance(given, str) else given
+    return (hash_key(given), given) if isinstance(given, str) else (given, None)
 
 
 @app.command("drain")
@@ -127,9 +130,7 @@ def _store_url(bundles: Path | None, store_dir: Path | None, redis_url: str, fol
         yield url
         return
     if not holds_data(directory):
-        raise PreconditionError(
-            f"{directory}: no embedded store has run there; where does `recsys serve` keep it?"
-        )
+        raise PreconditionError(f"{directory}: no embedded store has run there; where does `recsys serve` keep it?")
     if follow:
         raise PreconditionError(
             f"{directory}: no server runs on that store, so nothing new can come; drain without --follow"

@@ -28,10 +28,12 @@ class UserQuery:
     Attributes:
         user_id: None for an anonymous caller.
         history: (H,) item ids, oldest first, that replace what the store knows; None = not given.
+        key: the string that the user was named by, of which user_id is the hash; None for one named by id.
     """
 
     user_id: int | None = None
     history: Ids | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

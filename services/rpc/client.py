@@ -265,12 +265,14 @@ def _about(answer: pb.RecallResponse | pb.RecommendResponse | pb.ScoreResponse) 
 def _event(event: Event) -> pb.Event:
     return pb.Event(
         event_id=event.event_id,
-        user_id=event.user_id,
-        item_id=event.item_id,
+        user_id=event.user_id if event.user_key is None else None,
+        item_id=event.item_id if event.item_key is None else None,
         type=_TYPE_OF[EventType(event.type)],
         timestamp_ms=event.timestamp_ms,
         click_id=event.click_id,
         value=event.value,
+        user_key=event.user_key,
+        item_key=event.item_key,
     )
 
 

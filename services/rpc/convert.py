@@ -121,8 +121,15 @@ def score_query(request: pb.ScoreRequest) -> ScoreQuery:
     return ScoreQuery(_user(request), items, STAGES[request.stage], "history_keys" if request.history_keys else by_key)
 
 
-def record_query(request: pb.RecordRequest, now_ms: int | None = None) -> RecordQuery:
+def record_query(
+    request: pb.RecordRequest, now_ms: int | None = None, *, integer_ids: frozenset[str] = frozenset()
+) -> RecordQuery:
     """Reads and validates events, each for itself.
+
+    Args:
+        request: the events.
+        now_ms: the server's clock.
+        integer_ids: who has integer ids, "user" or "item", and so cannot be named by a key.
 
     Raises:
         RequestError: more events than the bound; a wrong event is only rejected by its index.
@@ -134,7 +141,7 @@ def record_query(request: pb.RecordRequest, now_ms: int | None = None) -> Record
     events: list[Event] = []
     rejected: list[tuple[int, str]] = []
     for index, message in enumerate(request.events):
-        reason = _fault_of(message, now)
+        reason = _fault_of(message, now) or _fault_of_kind(message, integer_ids)
         if reason:
             rejected.append((index, reason))
         else:
@@ -243,14 +250,14 @@ def _recommended(answer: RecommendAnswer) -> list[pb.RecommendedItem]:
 
 
 def _user(request: UserFields) -> UserQuery:
+    user_id, key = request.user_id if request.HasField("user_id") else None, None
     if request.HasField("user_key"):
-        if request.HasField("user_id"):
+        if user_id is not None:
             raise RequestError("user_key", request.user_key, "must not be given together with user_id")
-        user_id: int | None = hash_key(_bounded("user_key", request.user_key))
-    else:
-        user_id = request.user_id if request.HasField("user_id") else None
+        key = _bounded("user_key", request.user_key)
+        user_id = hash_key(key)
     history, _ = _ids("history", request.history, request.history_keys, MAX_HISTORY_IDS)
-    return UserQuery(user_id, history if len(history) else None)
+    return UserQuery(user_id, history if len(history) else None, key)
 
 
 def _ids(field: str, ids: Sequence[int], keys: Sequence[str], bound: int) -> tuple[Ids, str]:
@@ -321,9 +328,19 @@ def _fault_of_time(event: pb.Event, now: int) -> str | None:
 
 
 def _fault_of_keys(event: pb.Event) -> str | None:
-    for name in ("user_key", "item_key"):
-        if len(getattr(event, name)) > MAX_NAME_LENGTH:
-            return f"{name} is longer than {MAX_NAME_LENGTH} characters"
+    for what in ("user", "item"):
+        if len(key := getattr(event, f"{what}_key")) > MAX_NAME_LENGTH:
+            return f"{what}_key is longer than {MAX_NAME_LENGTH} characters"
+        if key and event.HasField(f"{what}_id") and getattr(event, f"{what}_id") != hash_key(key):  # type: ignore[arg-type]
+            return f"{what}_key is not the key of {what}_id = {getattr(event, f'{what}_id')}: give one of them"
+    return None
+
+
+def _fault_of_kind(event: pb.Event, integer_ids: frozenset[str]) -> str | None:
+    """Events that are named by what the catalogue does not know would be lost to the next training."""
+    for what in integer_ids:
+        if getattr(event, f"{what}_key"):
+            return f"{what}_key: the {what}s of this bundle have integer ids; use {what}_id"
     return None
 
 
@@ -340,4 +357,6 @@ def _event(message: pb.Event, now: int) -> Event:
         timestamp_ms=moment,
         click_id=message.click_id if message.HasField("click_id") else None,
         value=message.value if message.HasField("value") else None,
+        user_key=message.user_key or None,
+        item_key=message.item_key or None,
     )

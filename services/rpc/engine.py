@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from recsys.bundle.bundle import Bundle
-from recsys.cascade.answers import ChannelAnswer
+from recsys.cascade.answers import ChannelAnswer, StageReport
 from recsys.columns import TITLE
 from recsys.errors import DeadlineError, RequestError
 from recsys.retrieval.filters import row_mask
@@ -64,6 +64,13 @@ class Engine:
         """Answers the calls that begin from now on from another bundle."""
         self.bundle = bundle
 
+    @property
+    def integer_ids(self) -> frozenset[str]:
+        """Who has integer ids in the bundle, "user" or "item", and so cannot be named by a key."""
+        users = {"user"} if self.bundle.manifest.dataset.user_ids == "integer" else set()
+        items = {"item"} if self.bundle.catalogue.keys is None else set()
+        return frozenset(users | items)
+
     async def recall(self, query: RecallQuery, deadline: Deadline) -> RecallAnswer:
         """The k best eligible items over the channels asked for.
 
@@ -104,7 +111,7 @@ class Engine:
             p_click=scores.p_click,
             p_conversion=scores.p_conversion,
             channels=self._channels(bundle, ranked.channels, query.channel_lists),
-            stages=ranked.stages,
+            stages=_from_eligible(ranked.stages, _eligible(bundle, person.users, allowed)),
             attributes=_attributes(bundle, rows, query.attributes),
             about=self._about(bundle, person, ranked.degraded),
         )
@@ -116,7 +123,7 @@ class Engine:
             PreconditionError: the bundle has no such stage.
         """
         bundle = self.bundle
-        _need_string_ids(bundle, query.by_key)
+        _need_string_ids(bundle, query.by_key, query.user)
         person = await self._person(bundle, RecallQuery(query.user, 1, exclude_seen=False), deadline)
         rows = bundle.catalogue.rows_of(query.item_ids)
         known = rows >= 0
@@ -201,7 +208,7 @@ def _check(query: RecallQuery, bundle: Bundle) -> RowMask | None:
     for name in query.channels:
         if name not in bundle.channels:
             raise RequestError("channels", name, f"this bundle has: {', '.join(bundle.channels)}")
-    _need_string_ids(bundle, query.by_key)
+    _need_string_ids(bundle, query.by_key, query.user)
     for name in query.attributes:
         if name != TITLE and name not in bundle.catalogue.attribute_names:
             known = ", ".join(dict.fromkeys([TITLE, *bundle.catalogue.attribute_names]))
@@ -209,9 +216,26 @@ def _check(query: RecallQuery, bundle: Bundle) -> RowMask | None:
     return row_mask(bundle.catalogue, query.filters) if query.filters else None
 
 
-def _need_string_ids(bundle: Bundle, field: str) -> None:
+def _need_string_ids(bundle: Bundle, field: str, user: UserQuery) -> None:
+    """Refuses keys where ids are integers: their hashes would name nobody."""
     if field and bundle.catalogue.keys is None:
         raise RequestError(field, "given", "this bundle's items have integer ids; use the integer fields")
+    if user.key is not None and bundle.manifest.dataset.user_ids == "integer":
+        raise RequestError("user_key", user.key, "this bundle's users have integer ids; use user_id")
+
+
+def _eligible(bundle: Bundle, users: Users, allowed: RowMask | None) -> int:
+    """How many items may be found for a user: those that the filters allow, less those excluded."""
+    excluded = np.unique(users.excluded.values)
+    if allowed is None:
+        return len(bundle.catalogue) - len(excluded)
+    return allowed.count - int(np.count_nonzero(allowed.allowed[excluded]))
+
+
+def _from_eligible(stages: Sequence[StageReport], eligible: int) -> tuple[StageReport, ...]:
+    """The first stage takes what is eligible, which the cascade, knowing no catalogue, cannot say."""
+    first, *others = stages
+    return (replace(first, count_in=eligible), *others)
 
 
 def person_of(bundle: Bundle, query: RecallQuery, state: UserState, degraded: tuple[str, ...]) -> Person:

@@ -79,7 +79,8 @@ class EventsServicer(pb_grpc.EventsServicer):
         return await self._admission.admit("Record", request, context, self._record)
 
     async def _record(self, request: pb.RecordRequest, deadline: Deadline) -> pb.RecordResponse:
-        return convert.record_response(await self._engine.record(convert.record_query(request)))
+        query = convert.record_query(request, integer_ids=self._engine.integer_ids)
+        return convert.record_response(await self._engine.record(query))
 
 
 def add_services(server: grpc.aio.Server, engine: Engine, admission: Admission, measurements: Measurements) -> None:

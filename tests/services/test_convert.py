@@ -124,6 +124,8 @@ def test_every_event_is_recorded_or_rejected_by_its_index(messages: list[pb.Even
         (pb.Event(user_id=1, item_id=1, type=2, timestamp_ms=NOW + FUTURE_LIMIT_MS + 1), "24 hours"),
         (pb.Event(user_id=1, item_id=1, type=2, timestamp_ms=-1), "timestamp_ms = -1"),
         (pb.Event(user_id=1, item_id=1, type=2, value=float("inf")), "value"),
+        (pb.Event(user_id=1, item_key="x" * 257, type=2), "item_key is longer"),
+        (pb.Event(user_id=1, item_id=1, item_key="x", type=2), "item_key is not the key of item_id = 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -134,6 +136,22 @@ def test_a_rejected_event_says_why(message: pb.Event, reason: str) -> None:
     ((index, said),) = query.rejected
     assert index == 1
     assert reason in said
+
+
+def test_an_event_keeps_the_keys_that_its_ids_are_hashes_of() -> None:
+    named = pb.Event(event_id=1, user_key="Zoë", item_key="a b", item_id=hash_key("a b"), type=2)
+    by_id = pb.Event(event_id=2, user_id=1, item_id=2, type=2)
+    first, second = convert.record_query(pb.RecordRequest(events=[named, by_id]), now_ms=NOW).events
+    assert (first.user_id, first.user_key) == (hash_key("Zoë"), "Zoë")
+    assert (first.item_id, first.item_key) == (hash_key("a b"), "a b")
+    assert (second.user_key, second.item_key) == (None, None)
+
+
+def test_an_event_named_by_a_key_is_rejected_where_ids_are_integers() -> None:
+    request = pb.RecordRequest(events=[pb.Event(user_key="Zoë", item_key="a", type=2)])
+    for what in ("user", "item"):
+        query = convert.record_query(request, now_ms=NOW, integer_ids=frozenset({what}))
+        assert query.rejected == ((0, f"{what}_key: the {what}s of this bundle have integer ids; use {what}_id"),)
 
 
 def test_an_event_without_id_has_the_same_one_each_time_it_is_sent() -> None:

@@ -93,9 +93,14 @@ def ids(items: Sequence[int]) -> np.ndarray:
 
 
 def recall(
-    engine: Engine, user: int | None = None, k: int = 8, history: Sequence[int] | None = None, **asked: Any
+    engine: Engine,
+    user: int | None = None,
+    k: int = 8,
+    history: Sequence[int] | None = None,
+    user_key: str | None = None,
+    **asked: Any,
 ) -> RecallAnswer:
-    who = UserQuery(user, None if history is None else ids(history))
+    who = UserQuery(user, None if history is None else ids(history), user_key)
     return asyncio.run(engine.recall(RecallQuery(who, k, **asked), Deadline.after(10)))
 
 
@@ -177,6 +182,7 @@ def test_filters_and_attributes(engine: Engine) -> None:
         ({"attributes": ("colour",)}, "attributes", "title"),
         ({"by_key": "history_keys"}, "history_keys", "integer"),
         ({"by_key": "exclude_item_keys"}, "exclude_item_keys", "integer"),
+        ({"user_key": "ann"}, "user_key", "use user_id"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -269,6 +275,28 @@ def test_recommend_ends_with_the_scores_of_the_last_stage(engine: Engine) -> Non
     assert [stage.name for stage in answer.stages] == ["recall", "merge", "pre_rank", "top_k"]
     assert answer.stages[-1].count_out == 2
     assert answer.attributes == [{"title": "Brazil"}, {"title": "Heat"}]
+
+
+def test_the_first_stage_takes_the_items_that_are_eligible(engine: Engine) -> None:
+    def taken(**asked: Any) -> int:
+        query = RecallQuery(UserQuery(None, ids([10, 10, 20, 999])), 2, **asked)
+        return asyncio.run(engine.recommend(query, Deadline.after(10))).stages[0].count_in
+
+    assert taken(exclude_seen=False) == 8
+    assert taken() == 6
+    assert taken(exclude=ids([20, 30])) == 5
+    assert taken(filters=(AttributeFilter("year", min=1970, max=1979),)) == 1  # Eraserhead; Alien is excluded
+
+
+def test_a_user_key_for_integer_users_is_refused_in_score_too(engine: Engine) -> None:
+    query = score_query(pb.ScoreRequest(user_key="ann", item_ids=[10]))
+    with pytest.raises(RequestError, match="user_key = 'ann'"):
+        asyncio.run(engine.score(query, Deadline.after(10)))
+
+
+def test_keys_name_only_those_who_have_string_ids(engine: Engine, keyed_bundle: Bundle) -> None:
+    assert engine.integer_ids == {"user", "item"}
+    assert engine_over(keyed_bundle, MemoryStore()).integer_ids == {"user"}
 
 
 def test_a_catalogue_with_string_ids_is_asked_and_answers_by_keys(keyed_bundle: Bundle) -> None:
