@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,11 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         for name, info in components.items()
         if info.kind == "channel"
     }
-    scorers = _open_scorers(path, components.values(), catalogue, encoder, channels)
+    scorers = {
+        name: open_scorer(info, component_directory(path, name), catalogue, encoder, channels)
+        for name, info in components.items()
+        if info.kind == "scorer"
+    }
     users = BundleUsers.open(path / USERS_FOLDER)
     cascade = Cascade(channels.values(), scorers.values(), config=manifest.cascade)
     return Bundle(
@@ -142,29 +146,27 @@ def open_channel(info: ComponentInfo, directory: Path, catalogue: Catalogue, enc
     return opener(info.name, directory, info.options, catalogue, encoder)
 
 
-def _open_scorers(
-    path: Path,
-    components: Iterable[ComponentInfo],
+def open_scorer(
+    info: ComponentInfo,
+    directory: Path,
     catalogue: Catalogue,
     encoder: OnlineEncoder,
-    channels: dict[str, Channel],
-) -> dict[str, Scorer]:
-    scorers: dict[str, Scorer] = {}
-    for info in components:
-        if info.kind != "scorer":
-            continue
-        opener = SCORER_OPENERS.get(info.type)
-        if opener is None:
-            raise _unknown_type(info, SCORER_OPENERS)
-        needed = info.options.get("channel")
-        if needed is not None and needed not in channels:
-            raise BundleError(
-                f"component {info.name}: refers to channel {needed!r}; the bundle has {', '.join(channels) or 'none'}"
-            )
-        scorers[info.name] = opener(
-            info.name, component_directory(path, info.name), info.options, catalogue, encoder, channels
+    channels: Mapping[str, Channel],
+) -> Scorer:
+    """Opens the scorer in a component's folder, over the bundle's opened channels.
+
+    Raises:
+        BundleError: as `open_channel`, and for a scorer of a channel that is not there.
+    """
+    opener = SCORER_OPENERS.get(info.type)
+    if opener is None:
+        raise _unknown_type(info, SCORER_OPENERS)
+    needed = info.options.get("channel")
+    if needed is not None and needed not in channels:
+        raise BundleError(
+            f"component {info.name}: refers to channel {needed!r}; the bundle has {', '.join(channels) or 'none'}"
         )
-    return scorers
+    return opener(info.name, directory, info.options, catalogue, encoder, channels)
 
 
 def _unknown_type(info: ComponentInfo, openers: Iterable[str]) -> BundleError:

@@ -158,6 +158,19 @@ def test_scorers_order_what_was_recalled_and_each_stage_is_reported() -> None:
     assert ranked.degraded == ()
 
 
+def test_a_pre_ranker_that_does_not_help_is_left_out_of_the_run_and_can_still_be_asked() -> None:
+    pre, rank = ByRow("pre", Stage.PRE_RANK), ByRow("final", Stage.RANK, -1)
+    config = CascadeConfig(recalled=8, pre_ranked=4, pre_rank=False)
+    alone = Cascade([Fixed("a", list(range(10)))], [pre], config=config)
+    ranked = alone.run(ONE, 2)
+    assert ranked.candidates.rows.tolist() == [0, 1]
+    assert [stage.name for stage in ranked.stages] == ["recall", "merge", "top_k"]
+    assert alone.score(ONE, ranked.candidates, Stage.PRE_RANK).score.tolist() == [0, 1]
+    followed = Cascade([Fixed("a", list(range(10)))], [pre, rank], config=config).run(ONE, 2)
+    assert rank.seen == [[0, 1, 2, 3]]
+    assert followed.candidates.rows.tolist() == [0, 1]
+
+
 def test_equal_scores_stand_as_they_stood_and_users_stay_apart() -> None:
     class Constant(ByRow):
         def score(self, users: Users, candidates: Candidates) -> Scores:
