@@ -122,6 +122,12 @@ class EvaluationSet:
         """(M,) id of the user of each target."""
         return self.sequences.user_ids[self.user]
 
+    @property
+    def times_ms(self) -> Ids:
+        """(M,) when each target was chosen."""
+        times: Ids = self.sequences.timestamps_ms[self.sequences.offsets[self.user] + self.history_end]
+        return times
+
     def users(self, start: int, stop: int, attributes: pl.DataFrame | None = None) -> Users:
         """Targets start…stop-1 as a batch of users: history = excluded = what came before the target.
 

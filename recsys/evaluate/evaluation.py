@@ -16,8 +16,9 @@ from recsys.config import Config
 from recsys.data.dataset import Dataset
 from recsys.data.interactions import EvaluationSet
 from recsys.data.splits import Split, split
-from recsys.errors import BundleError, MissingPartError, PreconditionError
+from recsys.errors import BundleError, DataError, MissingPartError, PreconditionError
 from recsys.evaluate.baselines import BASELINES, FitData
+from recsys.evaluate.ceiling import CEILING, ceiling, has_truth
 from recsys.evaluate.examples import Example, examples
 from recsys.evaluate.funnel import Funnel, trace
 from recsys.evaluate.protocols import require_held_out, require_same_cut
@@ -139,6 +140,9 @@ def evaluate_protocol(
     clock.lap("bundle")
     yardsticks, skipped = _ranked_yardsticks(bundle, dataset, divided, events, config, progress)
     clock.lap("yardsticks")
+    if has_truth(dataset):
+        _add_ceiling(dataset, events, len(bundle.catalogue), yardsticks, skipped, progress)
+        clock.lap("ceiling")
     facts = ItemFacts.of(divided.train, len(bundle.catalogue), dataset.info.time == "real")
     results = measure([*contestants, *yardsticks], events, facts)
     clock.lap("measures")
@@ -174,7 +178,7 @@ def evaluate_protocol(
 
 def leader(results: Sequence[ModelResult]) -> ModelResult:
     """The best by NDCG@10 of what the bundle brings beside yardsticks; of all when it brings nothing else."""
-    ours = [result for result in results if result.contestant.kind != "baseline"]
+    ours = [result for result in results if result.contestant.is_ours]
     return max(ours or results, key=lambda result: result.metrics["ndcg@10"])
 
 
@@ -238,9 +242,25 @@ def _ranked_yardsticks(
     return contestants, skipped
 
 
+def _add_ceiling(
+    dataset: Dataset,
+    events: EvaluationSet,
+    items: int,
+    yardsticks: list[Contestant],
+    skipped: dict[str, str],
+    progress: Progress,
+) -> None:
+    """Adds what the truth of simulated data allows, or why that is not known."""
+    progress.start(CEILING, len(events))
+    try:
+        yardsticks.append(ceiling(dataset, events, items, progress.advance))
+    except DataError as error:
+        skipped[CEILING] = str(error)
+
+
 def _for_slices(results: Sequence[ModelResult], served: Sequence[ModelResult]) -> list[ModelResult]:
     """What slices compare: what is served beside yardsticks, the best yardstick, popularity; at most five."""
-    chosen = [result for result in served if result.contestant.kind != "baseline"][:3]
+    chosen = [result for result in served if result.contestant.is_ours][:3]
     yardstick = best_yardstick(results)
     chosen += [yardstick] if yardstick else []
     chosen += [result for result in results if result.name == "popularity" and result is not yardstick]

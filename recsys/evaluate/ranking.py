@@ -18,7 +18,7 @@ from recsys.data.interactions import EvaluationSet
 from recsys.evaluate.baselines import ScoreModel
 from recsys.evaluate.metrics import DEPTH, LIST_LENGTH, MISSED, Ranks
 from recsys.retrieval.channel import Channel
-from recsys.types import Bools, Candidates, RowMask, Rows, Users
+from recsys.types import Bools, Candidates, Floats, RowMask, Rows, Users
 
 BATCH: Final = 1_000
 """Users a call of a channel."""
@@ -128,14 +128,31 @@ def rank_scores(
     items: int,
     advance: Advance = lambda done: None,
 ) -> Ranking:
-    """Ranks of the targets under a model that scores every row, `SCORE_CELLS` users × items at a time."""
+    """Ranks of the targets under a model that scores every row for a history."""
+    return rank_score_blocks(lambda start, users: model.scores(users.history), events, items, advance)
+
+
+def rank_score_blocks(
+    score: Callable[[int, Users], Floats],
+    events: EvaluationSet,
+    items: int,
+    advance: Advance = lambda done: None,
+) -> Ranking:
+    """Ranks of the targets under scores of every row, `SCORE_CELLS` users × items at a time.
+
+    Args:
+        score: (number of the first event of a block, the users of its events) → (B, N) float32.
+        events: the test events.
+        items: N, size of the catalogue.
+        advance: told the progress.
+    """
     ranks = np.empty(len(events.target), np.int32)
     recommended = np.zeros(items, np.int64)
     allowed = None if events.eligible is None else events.eligible.allowed
     started, asked = time.perf_counter(), 0.0
     for start, users in batches(events, None, max(1, min(BATCH, SCORE_CELLS // items))):
         before = time.perf_counter()
-        scores = model.scores(users.history)
+        scores = score(start, users)
         asked += time.perf_counter() - before
         masked = mask_scores(scores, users, allowed)
         targets = events.target[start : start + len(users)]

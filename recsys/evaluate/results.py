@@ -22,7 +22,7 @@ from recsys.evaluate.ranking import Ranking, eligible_count
 from recsys.types import Bools
 
 Interval: TypeAlias = tuple[float, float]
-Kind: TypeAlias = Literal["channel", "cascade", "baseline"]
+Kind: TypeAlias = Literal["channel", "cascade", "baseline", "ceiling"]
 
 NEW_SHARE = 0.1
 """An item is new when its first training event lies in this last share of the training time."""
@@ -56,7 +56,7 @@ class Contestant:
 
     Attributes:
         name: as in report.json.
-        kind: a channel of the bundle, its whole cascade, or a yardstick.
+        kind: a channel of the bundle, its whole cascade, a yardstick, or what the truth of simulated data allows.
         ranking: where the targets ended up.
         served: whether the bundle serves it (a yardstick may be a channel too).
         note: settings chosen, and among which.
@@ -70,6 +70,11 @@ class Contestant:
     note: str = ""
     fit_seconds: float = 0.0
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is what the bundle brings beside yardsticks."""
+        return self.kind in ("channel", "cascade")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
@@ -78,7 +83,7 @@ class ModelResult:
     Attributes:
         metrics: means over test events, and coverage@100, under the names of report.json.
         intervals: 95 % interval of each mean.
-        lead: measure → (difference to the best yardstick, its paired 95 % interval); empty for yardsticks.
+        lead: measure → (difference to the best yardstick, its paired 95 % interval); only of what the bundle brings.
         lists: how the recommended items lie: popularity percentile, Gini, share of new items (None without times).
     """
 
@@ -160,7 +165,7 @@ def _result(
     recommended, items = one.ranking.recommended, len(one.ranking.recommended)
     metrics["coverage@100"] = coverage(recommended, eligible_count(events, items))
     lead = {}
-    if yardstick is not None and one.kind != "baseline":
+    if yardstick is not None and one.is_ours:
         for name, column in at.items():
             other = yardstick * len(names) + names.index(name)
             difference = float(resampled.means[column] - resampled.means[other])

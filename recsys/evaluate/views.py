@@ -22,6 +22,10 @@ _TITLES: Final[Mapping[str, str]] = {baseline.name: baseline.title for baseline 
 _COLUMNS: Final = ("hr@10", "ndcg@10", "recall@50", "recall@100", "recall@500", "mrr")
 _HEADINGS: Final = ("HR@10", "NDCG@10", "Recall@50", "Recall@100", "Recall@500", "MRR", "Coverage@100")
 _LINES: Final = 6
+_CEILING_NOTE: Final = (
+    " Ceiling: the data were simulated, and this row ranks by the true odds p_show · p_click of being clicked next, "
+    "from interests that no model is told. Nothing ranks better on average; how close one can come is not known."
+)
 
 
 def title_of(name: str) -> str:
@@ -36,7 +40,8 @@ def ordered(results: Sequence[ModelResult]) -> list[ModelResult]:
 
 def metrics_section(results: Sequence[ModelResult], skipped: Mapping[str, str]) -> Section:
     """The table of all models, best in bold, intervals below each figure, reasons for rows that are not there."""
-    best = {name: max(result.metrics[name] for result in results) for name in (*_COLUMNS, "coverage@100")}
+    models = [result for result in results if result.contestant.kind != "ceiling"]
+    best = {name: max(result.metrics[name] for result in models) for name in (*_COLUMNS, "coverage@100")}
     rows = [_metrics_row(result, best) for result in ordered(results)]
     width = len(_HEADINGS) + 1
     rows += [
@@ -53,7 +58,7 @@ def metrics_section(results: Sequence[ModelResult], skipped: Mapping[str, str]) 
         "All models",
         "Every model ranks the full catalogue less the user's own history. Shaded rows are what the bundle serves; "
         "the others are yardsticks, tuned on validation.",
-        (Html(panel(table(columns, rows, caption))),),
+        (Html(panel(table(columns, rows, caption + (_CEILING_NOTE if len(models) < len(results) else "")))),),
     )
 
 
@@ -61,17 +66,19 @@ def _metrics_row(result: ModelResult, best: Mapping[str, float]) -> str:
     cells = [escape(title_of(result.name)) + _tag(result)]
     for name in (*_COLUMNS, "coverage@100"):
         value = result.metrics[name]
-        mark = ' class="best"' if value >= best[name] > 0 else ""
+        is_best = value >= best[name] > 0 and result.contestant.kind != "ceiling"
+        mark = ' class="best"' if is_best else ""
         cells.append(f"<span{mark}>{number(value)}</span>{_interval(result.intervals.get(name))}")
     lead = result.lead.get("ndcg@10")
     cells.append("–" if lead is None else f"{signed(lead[0])}{_signed_interval(lead[1])}")
-    return row(cells, "" if result.contestant.kind == "baseline" else "ours")
+    return row(cells, "ours" if result.contestant.is_ours else "")
 
 
 def _tag(result: ModelResult) -> str:
     one = result.contestant
-    words = {"channel": "channel", "cascade": "whole cascade"}.get(one.kind, "served too" if one.served else "")
-    return f'<span class="tag">{words}</span>' if words else ""
+    words = {"channel": "channel", "cascade": "whole cascade", "ceiling": "knows the truth"}
+    tag = words.get(one.kind, "served too" if one.served else "")
+    return f'<span class="tag">{tag}</span>' if tag else ""
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
@@ -98,7 +105,7 @@ def comparison_section(results: Sequence[ModelResult]) -> Section:
 
 
 def _bars(results: Sequence[ModelResult], name: str, heading: str) -> str:
-    kinds = {"channel": "model", "cascade": "cascade", "baseline": "baseline"}
+    kinds = {"channel": "model", "cascade": "cascade", "baseline": "baseline", "ceiling": "baseline"}
     rows = [
         charts.Bar(
             title_of(result.name),
@@ -133,7 +140,7 @@ def curve_section(results: Sequence[ModelResult]) -> Section:
 
 def _line_kinds(results: Sequence[ModelResult]) -> dict[str, str]:
     """One style for each line that is drawn, the same in every chart: what is served first, then yardsticks."""
-    first = sorted(ordered(results), key=lambda result: result.contestant.kind == "baseline")
+    first = sorted(ordered(results), key=lambda result: not result.contestant.is_ours)
     return {result.name: f"line-{i}" for i, result in enumerate(first[:_LINES])}
 
 
@@ -202,7 +209,7 @@ def lists_section(results: Sequence[ModelResult]) -> Section:
     """Coverage, popularity bias, share of new items."""
     lines = []
     for result in ordered(results):
-        kind = "" if result.contestant.kind == "baseline" else "ours"
+        kind = "ours" if result.contestant.is_ours else ""
         values = result.lists
         cells = [
             escape(title_of(result.name)),
