@@ -16,6 +16,7 @@ from pipelines.display import Display
 from pipelines.graph import StepRun, run_graph
 from pipelines.presets import PipelineConfig
 from pipelines.training_graph import BUNDLES_FOLDER, FIT, TrainingGraph
+from pipelines.warm_start import WarmStart
 from recsys.bundle.publish import current, publish
 from recsys.data.dataset import Dataset
 from recsys.data.splits import Holdout
@@ -56,6 +57,7 @@ def run_training(
     only: Sequence[str] = (),
     address: str | None = None,
     workers: int | None = None,
+    warm_start: Path | None = None,
 ) -> TrainingRun:
     """Carries out a training run; a second call continues where the first one stopped.
 
@@ -70,6 +72,7 @@ def run_training(
         publish_it: whether the result becomes the version to serve.
         address: a Ray cluster that shares `data` and `out`; None = this machine.
         workers: where given, in place of those of `config`.
+        warm_start: the OUT of an earlier run, or a bundle, whose weights the fits begin with.
 
     Raises:
         InputError: for data, settings or an `out` that cannot be used.
@@ -77,11 +80,16 @@ def run_training(
     """
     config = config.replaced(holdouts=holdouts, refit=refit, recipes=only, workers=workers)
     dataset = Dataset.open(data)
-    graph = TrainingGraph(config, config.definition(dataset), data.resolve(), out.resolve())
+    warm = None
+    if warm_start is not None:
+        warm = WarmStart.open(warm_start, out=out, dataset_hash=dataset.info.content_hash)
+    graph = TrainingGraph(config, config.definition(dataset), data.resolve(), out.resolve(), warm)
     for holdout in config.holdouts:
         _refuse_time_split(dataset, Holdout.parse(holdout))
     with _writing_to(out.resolve()) as folder:
         record = _Record(folder / RUN_FILE, config, dataset)
+        if warm is not None:
+            display.say(f"starting from {warm.served.manifest.version}")
         runs = run_graph(
             graph.steps,
             folder,

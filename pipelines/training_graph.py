@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from pydantic import JsonValue
+
 from pipelines.code_digest import BUNDLING, LEARNING, MERGING, PREPARING, code_digest
 from pipelines.presets import PipelineConfig
 from pipelines.step import Step
+from pipelines.warm_start import Source, StartWork, WarmStart
 from pipelines.works import BundleWork, FitWork, MergeWork, PrepareWork
 from recsys.data.splits import Holdout
 from recsys.errors import ConfigError, UsageError
@@ -32,16 +35,27 @@ class TrainingGraph:
         config: the whole configuration.
         definition: the features, decided.
         data, out: absolute paths of the dataset and of the run.
+        warm: the earlier run whose weights the fits begin with; None = from scratch.
 
     Raises:
-        UsageError: for hold-outs that contradict each other.
+        UsageError: for hold-outs that contradict each other, or that the earlier run has no twin for.
         ConfigError: for a recipe that does not exist.
     """
 
-    def __init__(self, config: PipelineConfig, definition: FeatureDefinition, data: Path, out: Path) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        definition: FeatureDefinition,
+        data: Path,
+        out: Path,
+        warm: WarmStart | None = None,
+    ) -> None:
         self._config, self._definition, self._data, self._out = config, definition, data, out
+        self._warm = warm
         self._holdouts = _held_out(config.holdouts)
         self._recipes = closure_of_needs(config.recipes)
+        if warm is not None:
+            warm.refuse_without_weights(self._recipes)
         self.steps: list[Step] = []
         self.twins = {str(holdout.protocol): f"bundle@{holdout}" for holdout in self._holdouts if holdout.protocol}
         self.refit = config.refit or "none" in config.holdouts
@@ -62,12 +76,26 @@ class TrainingGraph:
                 code=code_digest("pipelines.prepared", PREPARING),
             )
         )
+        source = self._warm.source(holdout, everything=everything) if self._warm is not None else None
+        if source is not None:
+            self._add_start(branch, holdout, source)
         for name in self._recipes:
-            self._add_fit(name, branch, f"{FIT}{name}@{self._holdouts[0]}" if everything else None)
+            self._add_fit(name, branch, f"{FIT}{name}@{self._holdouts[0]}" if everything else None, source)
         if not everything:
             self._add_merge(branch)
         if everything or holdout.protocol is not None:
-            self._add_bundle(branch, self._twins_of(branch))
+            self._add_bundle(branch, self._twins_of(branch), source)
+
+    def _add_start(self, branch: str, holdout: Holdout, source: Source) -> None:
+        weights = tuple(file for name in self._recipes if (file := source.weights_of(name)) is not None)
+        self.steps.append(
+            Step(
+                name=f"start@{branch}",
+                work=StartWork(self._data, str(holdout), branch == ALL, source.path, weights),
+                config={"bundle": source.manifest.version, "holdout": str(holdout)},
+                code=code_digest("pipelines.warm_start", PREPARING),
+            )
+        )
 
     def _twins_of(self, branch: str) -> dict[str, str]:
         """The bundles that answer for protocols that this branch has seen the test of."""
@@ -76,16 +104,24 @@ class TrainingGraph:
         first = branch == str(self._holdouts[0]) and not self.refit
         return {protocol: step for protocol, step in self.twins.items() if first and step != f"bundle@{branch}"}
 
-    def _add_fit(self, name: str, branch: str, twin: str | None) -> None:
+    def _add_fit(self, name: str, branch: str, twin: str | None, source: Source | None) -> None:
         recipe, config = RECIPES[name], self._config.of(name)
         needs = {need: f"{FIT}{need}@{branch}" for need in recipe.needs}
         light = name in self._config.light
+        settings: dict[str, JsonValue] = {"recipe": config.model_dump(mode="json"), "seed": self._config.seed}
+        inputs = [f"prepare@{branch}", *needs.values(), *([twin] if twin else [])]
+        start = source if source is not None and source.weights_of(name) is not None else None
+        if start is not None:
+            settings["warm_start"] = start.content(name)
+            inputs.append(f"start@{branch}")
         self.steps.append(
             Step(
                 name=f"{FIT}{name}@{branch}",
-                work=FitWork(recipe, config, self._config.seed, f"prepare@{branch}", needs, twin),
-                config={"recipe": config.model_dump(mode="json"), "seed": self._config.seed},
-                inputs=(f"prepare@{branch}", *needs.values(), *([twin] if twin else [])),
+                work=FitWork(
+                    recipe, config, self._config.seed, f"prepare@{branch}", needs, twin, start.path if start else None
+                ),
+                config=settings,
+                inputs=tuple(inputs),
                 cpus=1 if light else 0,
                 gpus=0 if light else 1,
                 code=code_digest(_module_of(recipe), LEARNING),
@@ -104,10 +140,12 @@ class TrainingGraph:
             )
         )
 
-    def _add_bundle(self, branch: str, twins: Mapping[str, str]) -> None:
+    def _add_bundle(self, branch: str, twins: Mapping[str, str], source: Source | None) -> None:
         fits = tuple(f"{FIT}{name}@{branch}" for name in self._recipes)
         merge = f"merge@{self._holdouts[0] if branch == ALL else branch}"
         recorded = self._config.recorded(self._recipes)
+        if source is not None:
+            recorded["warm_start"] = source.manifest.version
         self.steps.append(
             Step(
                 name=f"bundle@{branch}",

@@ -62,6 +62,7 @@ class FitWork:
         prepared: name of the step with the data.
         needs: recipe name → name of the step with its output.
         twin: name of the step whose choices (the number of epochs, for one) a refit takes over.
+        start: bundle of an earlier run to begin from.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class FitWork:
     prepared: str
     needs: Mapping[str, str]
     twin: str | None
+    start: Path | None = None
 
     def __call__(self, context: StepContext) -> Result:
         """Writes components/ and returns the recipe's metrics."""
@@ -84,7 +86,8 @@ class FitWork:
         data = Prepared.open(context.inputs[self.prepared])
         view = data.view(seed=self.seed, threads=context.threads, device=context.device, chosen=self._chosen(context))
         inputs = {name: context.inputs[step] for name, step in self.needs.items()}
-        return self.recipe.fit(self.config, replace(view, ranks=ranks), inputs, context.out, context.progress)
+        view = replace(view, start=self.start, ranks=ranks)
+        return self.recipe.fit(self.config, view, inputs, context.out, context.progress)
 
     def _chosen(self, context: StepContext) -> Result:
         done = None if self.twin is None else read_done(context.inputs[self.twin])

@@ -132,7 +132,7 @@ def publish(bundles: Path, version: str) -> Path:
     path = bundle_path(bundles, version)
     verify(path)
     with _locked(bundles):
-        served = _history(bundles)
+        served = published(bundles)
         if not served or served[-1] != version:
             _write_history(bundles, [*served, version])
         # CURRENT goes last: killed between the two, the older version is still the current one.
@@ -149,7 +149,7 @@ def rollback(bundles: Path) -> Path:
         BundleError: when nothing was served before, or that version is not whole.
     """
     with _locked(bundles):
-        served = _history(bundles)
+        served = published(bundles)
         earlier = [version for version in served[:-1] if version != served[-1] and (bundles / version).is_dir()]
         if not earlier:
             raise BundleError(f"{bundles}: no version was served before the current one; see `recsys bundle list`")
@@ -157,6 +157,19 @@ def rollback(bundles: Path) -> Path:
         write_text(bundles / CURRENT_FILE, earlier[-1] + "\n")
         _write_history(bundles, _through(served[:-1], earlier[-1]))
     return bundles / earlier[-1]
+
+
+def published(bundles: Path) -> list[str]:
+    """Versions in the order they were published, up to the one that CURRENT names; empty before the first.
+
+    Some may have been deleted since.
+    """
+    current_file, path = bundles / CURRENT_FILE, bundles / HISTORY_FILE
+    if not current_file.is_file():
+        return []
+    served = current_file.read_text(encoding="utf-8").strip()
+    lines = path.read_text(encoding="utf-8").split() if path.is_file() else []
+    return _through(lines, served) if served in lines else [*lines, served]
 
 
 def current(bundles: Path) -> Path:
@@ -237,16 +250,6 @@ def _version_of(now: datetime, files: dict[str, FileEntry], manifest: Manifest) 
     made_from = manifest.model_dump_json(exclude={"version", "created", "metrics", "files"})
     digest = hashlib.sha256((json.dumps(content, sort_keys=True) + made_from).encode()).hexdigest()
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{digest[:8]}"
-
-
-def _history(bundles: Path) -> list[str]:
-    """Versions published so far, up to the one that CURRENT names; empty before the first."""
-    current_file, path = bundles / CURRENT_FILE, bundles / HISTORY_FILE
-    if not current_file.is_file():
-        return []
-    served = current_file.read_text(encoding="utf-8").strip()
-    lines = path.read_text(encoding="utf-8").split() if path.is_file() else []
-    return _through(lines, served) if served in lines else [*lines, served]
 
 
 def _through(versions: Sequence[str], last: str) -> list[str]:

@@ -38,6 +38,9 @@ def train(
     workers: int | None = typer.Option(
         None, "--workers", "--num-workers", min=1, help="Processes that a fit with a gradient is divided among."
     ),
+    warm_start: Path | None = typer.Option(
+        None, help="The --out of an earlier run, or a bundle: fits begin with its weights; new rows are added."
+    ),
     settings: list[str] = typer.Option([], "--set", help="Change a setting: two_tower.dim=64; may be repeated."),
     print_config: bool = typer.Option(False, "--print-config", help="Print the configuration as TOML and stop."),
 ) -> None:
@@ -73,6 +76,7 @@ def train(
                 only=names,
                 address=address,
                 workers=workers,
+                warm_start=warm_start,
             )
     except KeyboardInterrupt:
         text_console(stderr=True).print("interrupted; the same command continues from there")
