@@ -111,6 +111,13 @@ def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower})
 
 
+def marketplace(dataset: Dataset | None) -> PipelineConfig:
+    """For simulated data: sizes from their size, tested on the newest events, beside the ceiling of the truth."""
+    sizes = {} if dataset is None else two_tower_sizes(dataset.info.counts)
+    two_tower = {**sizes, "max_epochs": 8}
+    return _configured("marketplace", dataset, {"holdouts": ["time:0.1"], "two_tower": two_tower})
+
+
 def auto(dataset: Dataset | None) -> PipelineConfig:
     """For a log never seen before: features from its columns, sizes from its size, tested on its newest events."""
     sizes = {} if dataset is None else two_tower_sizes(dataset.info.counts)
@@ -137,6 +144,7 @@ def two_tower_sizes(counts: Counts) -> dict[str, Any]:
 PRESETS: Final[dict[str, Callable[[Dataset | None], PipelineConfig]]] = {
     "demo": demo,
     "movielens_1m": movielens_1m,
+    "marketplace": marketplace,
     "auto": auto,
 }
 
