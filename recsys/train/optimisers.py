@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 TableOptimiser: TypeAlias = Literal["auto", "dense", "rowwise"]
 
-ROW_WISE_FROM: Final = 100_000
+ROW_WISE_FROM: Final = 50_000
 """Rows from which "auto" takes a table row by row."""
 
 _TINY: Final = 1e-10
@@ -56,7 +56,7 @@ class Optimiser:
         model: the module, on its device.
         lr: peak rate of AdamW.
         weight_decay: AdamW's, on matrices only.
-        tables: what is taken row by row: every table ("rowwise"), none ("dense"), those of 100,000 rows on ("auto").
+        tables: what is taken row by row: every table ("rowwise"), none ("dense"), those of 50,000 rows on ("auto").
         table_lr: peak rate of row-wise Adagrad.
     """
 
