@@ -92,11 +92,9 @@ def import_(
 def simulate(
     preset: Annotated[str, typer.Option(help="small (seconds), million (items and users) or delayed (conversions)")],
     out: Out,
-    seed: Annotated[int, typer.Option(min=0, help="another seed, another world")] = 0,
-    events: Annotated[int | None, typer.Option(min=1, help="about so many events; the preset's when not given")] = None,
-    days: Annotated[
-        int | None, typer.Option(min=1, help="days that the log spans; the preset's when not given")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="another seed, another world")] = 0,
+    events: Annotated[int | None, typer.Option(min=1_000, help="about so many, in place of the preset's")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=3_650, help="time span, in place of the preset's")] = None,
     threads: Annotated[int, typer.Option(min=0, help="0 = all cores; the data do not depend on it")] = 0,
 ) -> None:
     """Simulate a marketplace: impressions, clicks, late conversions; and in truth/ all that lay behind them."""
