@@ -114,8 +114,8 @@ def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
 def marketplace(dataset: Dataset | None) -> PipelineConfig:
     """For simulated data: sizes from their size, tested on the newest events, beside the ceiling of the truth."""
     sizes = {} if dataset is None else two_tower_sizes(dataset.info.counts)
-    two_tower = {**sizes, "max_epochs": 8}
-    return _configured("marketplace", dataset, {"holdouts": ["time:0.1"], "two_tower": two_tower})
+    values = {"holdouts": _holdouts(dataset)[-1:], "two_tower": {**sizes, "max_epochs": 8}}
+    return _configured("marketplace", dataset, values)
 
 
 def auto(dataset: Dataset | None) -> PipelineConfig:
