@@ -13,8 +13,8 @@ LEARNING = ("recsys.models", "recsys.train", "recsys.index")
 """Packages whose code decides what a fitted model is; the recipe's own module counts as well."""
 PREPARING = ("recsys.data", "recsys.features", "pipelines.prepared")
 """Packages whose code decides what the prepared data are."""
-MERGING = ("recsys.cascade", "recsys.evaluate", "recsys.retrieval")
-"""Packages whose code decides how much each channel counts in the merge."""
+MERGING = ("recsys.cascade", "recsys.evaluate", "recsys.retrieval", "recsys.ranking")
+"""Packages whose code decides how much each channel counts in the merge, and whether to pre-rank."""
 BUNDLING = ("recsys.bundle", "recsys.stores")
 """Packages whose code decides how a bundle is laid out."""
 

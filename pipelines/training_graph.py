@@ -136,7 +136,7 @@ class TrainingGraph:
                 name=f"merge@{branch}",
                 work=MergeWork(f"prepare@{branch}", fits),
                 inputs=(f"prepare@{branch}", *fits),
-                code=code_digest("recsys.evaluate.merge_weights", MERGING),
+                code=code_digest("recsys.evaluate.cascade_choice", MERGING),
             )
         )
 

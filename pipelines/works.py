@@ -13,7 +13,7 @@ from pydantic import JsonValue
 import recsys
 from pipelines.prepared import Prepared, prepare
 from pipelines.step import LEAVES, Result, StepContext, read_done
-from recsys.bundle.bundle import open_channel
+from recsys.bundle.bundle import open_channel, open_scorer
 from recsys.bundle.component import components_below, read_component
 from recsys.bundle.manifest import FEATURES_FOLDER, USERS_FOLDER, DatasetReference, Manifest, SplitReference
 from recsys.bundle.publish import assemble, verify
@@ -23,13 +23,13 @@ from recsys.config import Config, parse_config
 from recsys.data.dataset import Dataset
 from recsys.data.splits import Holdout
 from recsys.errors import BundleError
-from recsys.evaluate.merge_weights import choose_weights
+from recsys.evaluate.cascade_choice import choose_cascade
 from recsys.features.definition import FeatureDefinition
 from recsys.recipes.recipe import Recipe
 from recsys.train.ranks import ALONE, Ranks
 
-WEIGHTS: Final = "weights"
-"""Key of the result of `merge@H`."""
+CASCADE: Final = "cascade"
+"""Key of the result of `merge@H`: what it has chosen, as fields of a CascadeConfig."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class FitWork:
 
 @dataclass(frozen=True, slots=True)
 class MergeWork:
-    """Step `merge@H`: choose on validation how much each channel's list counts in the merge.
+    """Step `merge@H`: choose on validation how much each channel's list counts, and whether to pre-rank.
 
     Attributes:
         prepared: name of the step with the data.
@@ -107,19 +107,23 @@ class MergeWork:
     fits: tuple[str, ...]
 
     def __call__(self, context: StepContext) -> Result:
-        """Returns the weights, none where there is nothing to choose or to choose by, and what they were chosen by."""
+        """Returns what was chosen, and the figures it was chosen by."""
         data = Prepared.open(context.inputs[self.prepared])
         view = data.view(seed=0, threads=context.threads, device=context.device)
         folders = [path for fit in self.fits for path in components_below(context.inputs[fit])]
+        infos = [(read_component(path), path) for path in folders]
         channels = {
             info.name: open_channel(info, path, view.catalogue, view.encoder)
-            for path in folders
-            if (info := read_component(path)).kind == "channel"
+            for info, path in infos
+            if info.kind == "channel"
         }
-        if not view.validation or len(channels) < 2:
-            return {WEIGHTS: {}}
-        chosen = choose_weights(channels, view.validation, view.user_frame)
-        return {WEIGHTS: dict(chosen.weights), **chosen.metrics}
+        scorers = [
+            open_scorer(info, path, view.catalogue, view.encoder, channels)
+            for info, path in infos
+            if info.kind == "scorer"
+        ]
+        chosen = choose_cascade(channels, scorers, view.validation, view.user_frame)
+        return {CASCADE: chosen.config.model_dump(mode="json"), **chosen.metrics}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class BundleWork:
         config: the configuration that the manifest records.
         prepared: name of the step with the data.
         fits: names of the steps with components, in the order of the recipes.
-        merge: name of the step with the channels' weights; a refit's is its twin's.
+        merge: name of the step with what the cascade is to be; a refit's is its twin's.
         twins: protocol → name of the step with that twin.
     """
 
@@ -170,7 +174,7 @@ class BundleWork:
                 refit=data.info.everything,
             ),
             feature_definition=data.features.definition.model_dump(mode="json"),
-            cascade=parse_config(CascadeConfig, {"weights": _weights(context.inputs[self.merge])}, self.merge),
+            cascade=parse_config(CascadeConfig, _cascade(context.inputs[self.merge]), self.merge),
             config=dict(self.config),
             twins={protocol: _version(context.inputs[step]) for protocol, step in self.twins.items()},
             files={},
@@ -188,9 +192,12 @@ def _content_writer(data: Prepared) -> Callable[[Path], None]:
     return write
 
 
-def _weights(merge_step: Path) -> JsonValue:
+def _cascade(merge_step: Path) -> dict[str, JsonValue]:
+    """What the merge step has chosen."""
     done = read_done(merge_step)
-    return {} if done is None else done.result[WEIGHTS]
+    chosen = {} if done is None else done.result[CASCADE]
+    assert isinstance(chosen, dict)
+    return chosen
 
 
 def _version(bundle_step: Path) -> str:

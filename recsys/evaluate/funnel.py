@@ -17,6 +17,7 @@ from recsys.evaluate.bootstrap import bootstrap
 from recsys.evaluate.metrics import MISSED
 from recsys.evaluate.ranking import Advance, batches, eligible_count, ranks_in_lists
 from recsys.evaluate.sampling import draw_users
+from recsys.ranking.scorer import Stage
 from recsys.types import Bools, Candidates, Users
 
 FINAL: Final = 10
@@ -79,12 +80,14 @@ class Funnel:
         whole: recall with all channels on the events of the ablations; None with a single channel.
         ablations: without each channel.
         ablation_events: how many events those were measured on.
+        pre_ranking: whether the pre-ranker runs and why, in words; "" without one.
     """
 
     stages: Sequence[FunnelStage]
     whole: Ablation | None = None
     ablations: Sequence[Ablation] = ()
     ablation_events: int = 0
+    pre_ranking: str = ""
 
 
 @dataclass(slots=True)
@@ -127,7 +130,8 @@ def trace(
         there = np.concatenate(tally.there)
         stages.append(_stage(name, tally, there, before, events, whole_catalogue))
         before = there if tally.kind == "stage" else None
-    return _with_ablations(Funnel(stages), cascade, draw_users(events, ABLATION_EVENTS), attributes)
+    funnel = Funnel(stages, pre_ranking=_pre_ranking(cascade))
+    return _with_ablations(funnel, cascade, draw_users(events, ABLATION_EVENTS), attributes)
 
 
 def _count(tallies: dict[str, _Tally], ranked: Ranked, targets: NDArray[np.int32]) -> None:
@@ -173,6 +177,18 @@ def _stage(
         lost=None if before is None else float((before & ~there).mean()),
         micros=tally.micros / n,
     )
+
+
+def _pre_ranking(cascade: Cascade) -> str:
+    """Whether the pre-ranker runs, and what was measured that speaks for it or against it."""
+    if Stage.PRE_RANK not in cascade.stages:
+        return ""
+    runs = "The pre-ranker orders the merged list" if cascade.config.pre_rank else "The pre-ranker is left out"
+    if cascade.config.pre_rank_gain is None:
+        return f"{runs}; whether it helps was not measured, for want of validation events or of several channels."
+    gain, low, high = cascade.config.pre_rank_gain
+    interval = f"95 %: {low:+.4f} to {high:+.4f}"
+    return f"{runs}: on validation it changes the NDCG@{FINAL} of the final list by {gain:+.4f} ({interval})."
 
 
 def _with_ablations(funnel: Funnel, cascade: Cascade, events: EvaluationSet, attributes: pl.DataFrame | None) -> Funnel:

@@ -162,6 +162,8 @@ def funnel_section(funnel: Funnel) -> Section:
     caption = "Means over test events. Time: wall clock of a batch of 1,000 users, divided by the users."
     lines = table(columns, [_stage_row(stage) for stage in funnel.stages], caption)
     blocks: list[Block] = [Figure(drawn), Html(panel(lines))]
+    if funnel.pre_ranking:
+        blocks.append(Html(f"<p>{escape(funnel.pre_ranking)}</p>"))
     if funnel.whole:
         blocks.append(Html(panel(_ablations(funnel, funnel.whole))))
     return Section(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recsys.cascade.cascade import Cascade, CascadeConfig
 from recsys.data.interactions import EvaluationSet, Interactions
+from recsys.evaluate.cascade_choice import choose_cascade
+from recsys.evaluate.funnel import trace
 from recsys.evaluate.pre_ranking import judge_pre_ranking
+from recsys.evaluate.views import funnel_section
 from recsys.ranking.scorer import Stage
 from recsys.types import Candidates, Deadline, RowMask, Scores, Users, offsets_of
 
@@ -74,3 +78,22 @@ def test_a_better_scorer_than_the_merge_stays(events: EvaluationSet) -> None:
 def test_a_scorer_that_changes_nothing_is_left_out(events: EvaluationSet) -> None:
     channels = [FirstForHalf("even", events, 0), FirstForHalf("odd", events, 1)]
     assert not judge_pre_ranking(channels, [Knowing(events, 1.0)], {}, events).helps
+
+
+def test_the_choice_is_part_of_the_cascade_and_its_reason_of_the_report(events: EvaluationSet) -> None:
+    channels = [FirstForHalf("even", events, 0), FirstForHalf("odd", events, 1)]
+    scorer = Knowing(events, 0.2)
+    chosen = choose_cascade({channel.name: channel for channel in channels}, [scorer], events).config
+    assert chosen == CascadeConfig.model_validate_json(chosen.model_dump_json())
+    assert not chosen.pre_rank
+    funnel = trace(Cascade(channels, [scorer], config=chosen), events, ITEMS)
+    assert "pre_rank" not in [stage.stage for stage in funnel.stages]
+    assert "left out: on validation it changes the NDCG@10 of the final list by -0." in funnel.pre_ranking
+    assert funnel.pre_ranking in funnel_section(funnel).blocks[2].markup  # type: ignore[union-attr]
+
+
+def test_one_channel_or_no_event_leaves_the_defaults(events: EvaluationSet) -> None:
+    even, odd, scorer = FirstForHalf("even", events, 0), FirstForHalf("odd", events, 1), Knowing(events, 1.0)
+    assert choose_cascade({"even": even}, [scorer], events).config == CascadeConfig()
+    assert choose_cascade({"even": even, "odd": odd}, [scorer], None).config == CascadeConfig()
+    assert choose_cascade({"even": even, "odd": odd}, [], events).config.pre_rank

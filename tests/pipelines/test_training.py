@@ -16,6 +16,7 @@ from pipelines.training_graph import closure_of_needs
 from recsys.bundle.bundle import open_bundle
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.publish import current
+from recsys.cascade.cascade import CascadeConfig
 from recsys.config import override, parse_config
 from recsys.errors import ConfigError, DataError, PreconditionError, UsageError
 from recsys.recipes import RECIPES
@@ -120,10 +121,10 @@ def test_a_refit_merges_with_the_weights_of_its_twin_and_one_channel_needs_none(
 ) -> None:
     config = counting(monkeypatch).replaced(recipes=["counting", "item_knn"])
     run = run_training(config, toy, tmp_path / "two", display=quiet, holdouts=["last"], refit=True)
-    weights = run.steps["merge@last"].result["weights"]
-    assert set(weights) == {"counting", "item_knn"}  # type: ignore[arg-type]
+    chosen = CascadeConfig.model_validate(run.steps["merge@last"].result["cascade"])
+    assert set(chosen.weights) == {"counting", "item_knn"}
     for version in (run.version, *run.twins.values()):
-        assert read_manifest(run.bundles / version).cascade.weights == weights
+        assert read_manifest(run.bundles / version).cascade == chosen
     alone = run_training(config.replaced(recipes=["counting"]), toy, tmp_path / "one", display=quiet)
     assert read_manifest(current(alone.bundles)).cascade.weights == {}
 
