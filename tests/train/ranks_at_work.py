@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from recsys.data.interactions import Interactions
 from recsys.models.two_tower import SequenceBatch, TwoTower, TwoTowerShape
 from recsys.train.batches import SequenceSampling, SequenceSource
-from recsys.train.frequency import CountedFrequency
+from recsys.train.frequency import CountedFrequency, StreamingFrequency
 from recsys.train.objective import TwoTowerObjective
 from recsys.train.progress import QuietProgress
 from recsys.train.ranks import Ranks, joined_ranks
@@ -125,3 +125,11 @@ def with_no_number(ranks: Ranks, scratch: Path, settings: dict[str, Any], rank: 
         with torch.no_grad():
             run.model.get_parameter("item_bias.weight").fill_(torch.nan)
     return run.fit()
+
+
+def observed(ranks: Ranks, parts: list[Tensor]) -> dict[str, Tensor]:
+    """A streamed frequency after each worker has been shown its part; alone, all parts one after the other."""
+    frequency = StreamingFrequency(64, ranks=ranks)
+    for _ in range(3):
+        frequency.observe(parts[ranks.rank] if ranks.world > 1 else torch.cat(parts))
+    return frequency.tensors()

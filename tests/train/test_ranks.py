@@ -140,3 +140,13 @@ def test_workers_that_see_other_checkpoints_say_that_the_directory_must_be_share
     assert isinstance(together(fitted, tmp_path, settings, 8)[0], KilledError)
     errors = together(apart, tmp_path, settings, 1)
     assert all(isinstance(error, TrainingError) and "must share the directory" in str(error) for error in errors)
+
+
+def test_a_streamed_frequency_learns_from_the_targets_of_all_workers(together: Together) -> None:
+    from ranks_at_work import observed
+
+    parts = [torch.tensor([3, 5, 3, 9, 9, 9]), torch.tensor([3, 20, 5, 1])]  # shares of unequal size
+    one, two = together(observed, parts)
+    assert equal(one, two)
+    assert equal(one, observed(ALONE, parts))
+    assert int(one["time"]) == 30
