@@ -208,6 +208,21 @@ def test_bf16_training_reaches_the_loss_of_float32(view: TrainView, tmp_path: Pa
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+def test_under_bf16_norms_and_loss_stay_in_float32(view: TrainView) -> None:
+    model = build_model(TwoTowerConfig(dim=16, blocks=1), view)
+    source = SequenceSource(view.train, view.users, len(view.catalogue), SequenceSampling(8, 20))
+    objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())), bf16=True)
+    kinds: dict[type[nn.Module], set[torch.dtype]] = {nn.LayerNorm: set(), nn.Linear: set()}
+    for module in model.modules():
+        if type(module) in kinds:
+            module.register_forward_hook(lambda layer, _, out: kinds[type(layer)].add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective(next(source.epoch(0)))
+    assert loss.dtype == torch.float32
+    assert kinds[nn.LayerNorm] == {torch.float32}
+    assert torch.bfloat16 in kinds[nn.Linear]
+
+
 def test_row_wise_tables_reach_the_loss_of_dense_ones(view: TrainView, tmp_path: Path) -> None:
     _, dense = _fitted(view, tmp_path / "dense", table_optimiser="dense", loss="sampled_softmax")
     _, row_wise = _fitted(view, tmp_path / "rowwise", table_optimiser="rowwise", loss="sampled_softmax")
