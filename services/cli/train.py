@@ -12,7 +12,9 @@ from rich.table import Table
 from services.cli.consoles import text_console
 
 if TYPE_CHECKING:
+    from pipelines.presets import PipelineConfig
     from pipelines.training import TrainingRun
+    from recsys.data.dataset import Dataset
 
 console = text_console(wide=True)
 
@@ -56,13 +58,18 @@ def train(
 
     if data is None and not print_config:
         raise UsageError("--data is missing: give a dataset directory, as `recsys data fetch` or `import` makes them")
-    config = override(load_preset(preset, None if data is None else Dataset.open(data)), settings)
+    dataset = None if data is None else Dataset.open(data)
+    config = override(load_preset(preset, dataset), settings)
+    chosen = [] if dataset is None else _features_chosen(config, dataset)
     names = [name.strip() for name in only.split(",") if name.strip()]
     if data is None or print_config:
         asked = config.replaced(holdouts=holdout, refit=refit, recipes=names, workers=workers)
         refuse_unusable(asked)
+        print("".join(f"# {line}\n" for line in chosen), end="")
         print(to_toml(asked.model_dump(mode="json")), end="")
         return
+    for line in chosen:
+        console.print(line)
     try:
         with shown(Console(soft_wrap=True, highlight=False, emoji=False)) as display:
             run = run_training(
@@ -82,6 +89,14 @@ def train(
         text_console(stderr=True).print("interrupted; the same command continues from there")
         raise typer.Exit(1) from None
     _summarise(run, data, out)
+
+
+def _features_chosen(config: PipelineConfig, dataset: Dataset) -> list[str]:
+    """One line a column: what became of it and why; none where the features were given."""
+    from recsys.features.auto import infer_features
+
+    inferred = infer_features(dataset)
+    return inferred.describe().splitlines() if config.definition(dataset) == inferred.definition else []
 
 
 def _summarise(run: TrainingRun, data: Path, out: Path) -> None:

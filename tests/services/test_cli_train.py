@@ -40,6 +40,7 @@ def test_training_ends_with_a_summary_a_published_bundle_and_what_to_type_next(
     code = recsys(monkeypatch, "train", *arguments)
     said = capsys.readouterr().out
     assert code == 0
+    assert "item genres: list (lists of up to 2 of 6 values)" in said.splitlines()
     assert current(out / "bundles").name in said
     assert "fit:item_knn@all" in said
     assert f"recsys serve --bundles {out / 'bundles'}" in said
@@ -56,6 +57,18 @@ def test_a_printed_configuration_holds_what_the_command_line_says(
     assert config["refit"] is False
     assert config["recipes"] == ["popularity"]
     assert config["two_tower"]["dim"] == 32
+
+
+def test_a_printed_configuration_says_why_its_features_were_chosen_unless_they_were_given(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recsys(monkeypatch, "train", "--preset", "auto", "--data", toy, "--print-config") == 0
+    printed = capsys.readouterr().out
+    assert "# item title: left out (free text, shown to people)" in printed.splitlines()
+    given = tmp_path / "given.toml"
+    given.write_text('[features]\nfeatures = [{kind = "history", length = 20}]\n')
+    assert recsys(monkeypatch, "train", "--preset", given, "--data", toy, "--print-config") == 0
+    assert "#" not in capsys.readouterr().out
 
 
 def test_a_configuration_is_printed_without_data_and_training_needs_them(
