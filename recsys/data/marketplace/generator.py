@@ -113,25 +113,9 @@ def draw_block(world: World, shown: LiveCatalogue, hour: int, block: int) -> tup
     """
     rng = generator(world.laws.seed, Stream.SESSIONS, block, hour)
     users, starts = _sessions(world, rng, hour, block)
-    slate, count = world.laws.policy.slate, len(users)
-    interests = interests_at(world, users, hour)
-    rows = shown.draw(interests, rng.random((2, count, slate)))
-    products = world.items.latent[rows] @ interests.vectors(world).transpose(0, 2, 1)
-    matched, positions = affinity(world, interests, products), np.arange(1, slate + 1)
-    relevant = p_relevant(world, users[:, None], rows, np.array(hour), matched)
-    buying = p_convert(world, users[:, None], rows, np.array(hour), matched)
-    grid = np.zeros((count, slate), EVENT)
-    grid["timestamp_ms"] = starts[:, None] + (positions - 1) * PLACE_MS
-    grid["timestamp_ms"] += (rng.random((count, slate)) * _JITTER_MS).astype(np.int64)
-    grid["user"], grid["item"], grid["position"] = users[:, None], rows, positions
-    grid["p_click"], grid["p_convert"] = examination(world, positions) * relevant, buying
-    is_click = rng.random((count, slate)) < examination(world, positions) * relevant
-    events: Events = grid.ravel()
-    for name in ("value", "fast_share", "scale_hours", "delay_hours"):
-        events[name] = np.nan
-    events["kind"], events["click_id"] = IMPRESSION, NONE
-    clicks = _clicks(world, rng, hour, events[is_click.ravel()], buying[is_click])
-    return np.concatenate([events, clicks]), _conversions(clicks, len(events))
+    seen = _impressions(world, rng, shown, hour, users, starts)
+    clicks = _clicks(world, rng, hour, seen[rng.random(len(seen)) < seen["p_click"]])
+    return np.concatenate([seen, clicks]), _conversions(clicks, len(seen))
 
 
 def _sessions(
@@ -148,7 +132,33 @@ def _sessions(
     return first + users, starts
 
 
-def _clicks(world: World, rng: np.random.Generator, hour: int, seen: Events, buying: NDArray[np.float64]) -> Events:
+def _impressions(
+    world: World,
+    rng: np.random.Generator,
+    shown: LiveCatalogue,
+    hour: int,
+    users: NDArray[np.int64],
+    starts: NDArray[np.int64],
+) -> Events:
+    """What sessions of users, which start at some times of an hour, are shown: a slate each, place after place."""
+    count, positions = len(users), np.arange(1, world.laws.policy.slate + 1)
+    interests = interests_at(world, users, hour)
+    rows = shown.draw(interests, rng.random((2, count, len(positions))))
+    products = world.items.latent[rows] @ interests.vectors(world).transpose(0, 2, 1)
+    matched, now = affinity(world, interests, products), np.array(hour)
+    seen = np.zeros((count, len(positions)), EVENT)
+    seen["timestamp_ms"] = starts[:, None] + (positions - 1) * PLACE_MS
+    seen["timestamp_ms"] += (rng.random(seen.shape) * _JITTER_MS).astype(np.int64)
+    seen["user"], seen["item"], seen["position"] = users[:, None], rows, positions
+    seen["p_click"] = examination(world, positions) * p_relevant(world, users[:, None], rows, now, matched)
+    seen["p_convert"] = p_convert(world, users[:, None], rows, now, matched)
+    for name in ("value", "fast_share", "scale_hours", "delay_hours"):
+        seen[name] = np.nan
+    seen["kind"], seen["click_id"] = IMPRESSION, NONE
+    return seen.ravel()
+
+
+def _clicks(world: World, rng: np.random.Generator, hour: int, seen: Events) -> Events:
     """The clicks on impressions that got one, each with the delay of its conversion."""
     clicks, count = seen.copy(), len(seen)
     clicks["kind"] = CLICK
@@ -158,7 +168,7 @@ def _clicks(world: World, rng: np.random.Generator, hour: int, seen: Events, buy
     clicks["fast_share"], clicks["scale_hours"] = delays.fast_share, delays.scale_hours
     drawn = rng.random((4, count))
     late = delays.sample(drawn[1], drawn[2])
-    clicks["delay_hours"] = np.where(drawn[0] < buying, late, np.nan)
+    clicks["delay_hours"] = np.where(drawn[0] < clicks["p_convert"], late, np.nan)
     quantity = 1 + (drawn[3] > 0.8) + (drawn[3] > 0.95)
     clicks["value"] = world.items.price[clicks["item"]] * quantity  # of the conversion, should there be one
     return clicks
