@@ -57,14 +57,21 @@ as in Criteo's public log of conversions."""
 
 PRESETS: Final[Mapping[str, Laws]] = MappingProxyType({laws.preset: laws for laws in (SMALL, MILLION, DELAYED)})
 
+MOST_EVENTS_AN_HOUR: Final = 5_000_000
+"""An hour of events is held in memory: so many take about a gigabyte."""
+
 
 def laws_of(preset: str, **changes: Any) -> Laws:
     """The laws of a preset, with some constants changed (`seed`, `events`, `days`, …).
 
     Raises:
-        UsageError: for a name that no preset has.
+        UsageError: for a name that no preset has, or more events than hours can hold.
         ConfigError: for a value out of its bounds.
     """
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: there is no such world; there are: {', '.join(PRESETS)}")
-    return parse_config(Laws, {**PRESETS[preset].model_dump(), **changes}, f"preset {preset}")
+    laws = parse_config(Laws, {**PRESETS[preset].model_dump(), **changes}, f"preset {preset}")
+    if laws.events > MOST_EVENTS_AN_HOUR * laws.hours:
+        most = MOST_EVENTS_AN_HOUR * laws.hours
+        raise UsageError(f"--events {laws.events}: {laws.days} days hold at most {most:,} events; give more --days")
+    return laws

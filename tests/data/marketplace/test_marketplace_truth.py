@@ -164,6 +164,8 @@ def test_a_copied_dataset_keeps_its_truth(tiny: Dataset, tmp_path: Path) -> None
 def test_unknown_worlds_and_impossible_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match="small, million, delayed"):
         laws_of("huge")
+    with pytest.raises(UsageError, match="1 days hold at most 120,000,000 events"):
+        laws_of("small", days=1, events=10**12)
     with pytest.raises(ConfigError, match="days"):
         laws_of("small", days=0)
 
