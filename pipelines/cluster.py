@@ -84,7 +84,7 @@ class Cluster:
         takes nothing itself: it is what starts them.
         """
         alone = task.step.workers == 1
-        remote = (_carry_out if task.step.cpus else _carry_out_alone).options(
+        remote = (_carry_out_alone if alone and not task.step.cpus else _carry_out).options(
             name=task.step.name,
             num_cpus=task.threads if alone else 0,
             num_gpus=1 if alone and task.device == "cuda" else 0,
