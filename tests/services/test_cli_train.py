@@ -95,6 +95,7 @@ def test_a_configuration_is_printed_without_data_and_training_needs_them(
         (["--address", "somewhere"], "--address somewhere: write HOST:PORT"),
         (["--address", "127.0.0.1:1"], "--address 127.0.0.1:1: no Ray cluster answers there"),
         (["--out", "/proc/run"], "--out /proc/run: cannot be written to"),
+        (["--warm-start", "nowhere"], "--warm-start nowhere: there is no such run; give the --out of an earlier one"),
         (["--refits"], "No such option"),
     ],
 )
