@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.features.feature_set import Field
-from recsys.models.two_tower import SequenceBatch, Tower, TwoTower, TwoTowerShape
+from recsys.models.layers.tower import Tower
+from recsys.models.two_tower import SequenceBatch, TwoTower, TwoTowerShape
 
 GENRES = Field("genres", "item", "list", 6, 3)
 YEAR = Field("year", "item", "numeric", 5)
