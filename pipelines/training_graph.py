@@ -19,7 +19,7 @@ from recsys.errors import ConfigError, UsageError
 from recsys.features.definition import FeatureDefinition
 from recsys.recipes import RECIPES
 from recsys.recipes.recipe import Recipe
-from recsys.train.trainer import TrainerConfig
+from recsys.train.config import TrainerConfig
 
 ALL: Final = "all"
 """The branch that is fitted on everything given."""

@@ -24,12 +24,13 @@ from recsys.models.two_tower import Similarity, TwoTower, TwoTowerShape
 from recsys.recipes.two_tower_report import two_tower_sections
 from recsys.retrieval.vector_channel import HISTORY_VECTORS, INDEX, TOWER
 from recsys.train.batches import SequenceSampling, SequenceSource
+from recsys.train.config import TrainerConfig, TrainingResult
 from recsys.train.device import bf16_products, choose_device
 from recsys.train.export import ExportReport, export_user_tower, item_vectors, user_vectors, write_history_vectors
 from recsys.train.frequency import CountedFrequency, ItemFrequency, StreamingFrequency
 from recsys.train.objective import TwoTowerObjective
 from recsys.train.progress import Progress
-from recsys.train.trainer import Trainer, TrainerConfig, TrainingResult
+from recsys.train.trainer import Trainer
 from recsys.train.validation import RankingValidator
 from recsys.train.view import TrainView
 from recsys.train.warm_start import WEIGHTS, WarmStartConfig, save_weights, start_from

@@ -22,7 +22,7 @@ from recsys.features.feature_set import FeatureSet, Field
 from recsys.features.vocabulary import FIRST, Vocabulary
 from recsys.models.two_tower import UNSEEN, TwoTower, TwoTowerShape
 from recsys.train.checkpoint import load_checkpoint, save_checkpoint
-from recsys.train.trainer import TrainerConfig
+from recsys.train.config import TrainerConfig
 from recsys.types import Ids
 
 TrainerT = TypeVar("TrainerT", bound=TrainerConfig)

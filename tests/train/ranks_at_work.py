@@ -14,11 +14,12 @@ from torch import Tensor, distributed
 from recsys.data.interactions import Interactions
 from recsys.models.two_tower import SequenceBatch, TwoTower, TwoTowerShape
 from recsys.train.batches import SequenceSampling, SequenceSource
+from recsys.train.config import TrainerConfig, TrainingResult
 from recsys.train.frequency import CountedFrequency, StreamingFrequency
 from recsys.train.objective import TwoTowerObjective
 from recsys.train.progress import QuietProgress
 from recsys.train.ranks import Ranks, joined_ranks
-from recsys.train.trainer import Trainer, TrainerConfig, TrainingResult
+from recsys.train.trainer import Trainer
 from recsys.types import offsets_of
 
 ITEMS = 30

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from recsys.errors import TrainingError
 from recsys.train.checkpoint import load_checkpoint, save_checkpoint
+from recsys.train.config import TrainerConfig, TrainingResult
 from recsys.train.progress import QuietProgress
-from recsys.train.trainer import Trainer, TrainerConfig, TrainingResult
+from recsys.train.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from recsys.recipes.two_tower import TwoTowerConfig, build_model
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
 from recsys.train.batches import SequenceSampling, SequenceSource
+from recsys.train.config import TrainerConfig
 from recsys.train.frequency import CountedFrequency
 from recsys.train.objective import TwoTowerObjective
 from recsys.train.progress import QuietProgress
-from recsys.train.trainer import Trainer, TrainerConfig
+from recsys.train.trainer import Trainer
 from recsys.train.view import TrainView
 
 ROWS, STEPS = 50, 5

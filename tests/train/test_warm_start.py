@@ -21,7 +21,7 @@ from recsys.features.definition import (
 )
 from recsys.features.feature_set import FeatureSet
 from recsys.models.two_tower import TwoTower, TwoTowerShape
-from recsys.train.trainer import TrainerConfig
+from recsys.train.config import TrainerConfig
 from recsys.train.warm_start import NewRows, WarmStartConfig, save_weights, start_from
 
 DEFINITION = FeatureDefinition(
