@@ -1,4 +1,4 @@
-"""Dot products in one order of summation, and the checks that vectors pass before they are multiplied."""
+"""Exact scores in one order of summation, and the checks that vectors pass before they are compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import DataError
+from recsys.index.config import Metric
 from recsys.types import Floats
+
+LONGEST = np.float32(2.0**60)
+"""Longer vectors are refused: the squared distance of two such would not be a float32 any more."""
 
 
 def dots(vectors: Floats, query: Floats) -> Floats:
@@ -21,16 +25,40 @@ def dots(vectors: Floats, query: Floats) -> Floats:
     return scores
 
 
+def exact_scores(metric: Metric, vectors: Floats, query: Floats) -> Floats:
+    """(M,) scores, larger is better, of (M, d) vectors for one (d,) query: dot products, or -‖vector - query‖²."""
+    if metric != "l2":
+        return dots(vectors, query)
+    apart = vectors - query
+    return -dots_of_rows(apart, apart)
+
+
+def dots_of_rows(one: Floats, other: Floats) -> Floats:
+    """(M,) dot products of the rows of two (M, d) matrices, row by row."""
+    products: Floats = np.einsum("md,md->m", one, other)
+    return products
+
+
+def norms(vectors: Floats) -> Floats:
+    """(M,) Euclidean lengths of (M, d) vectors, whatever they hold."""
+    result: Floats = np.sqrt(dots_of_rows(vectors, vectors))
+    return result
+
+
 def lengths(vectors: Floats, what: str) -> Floats:
-    """(M,) Euclidean lengths of (M, d) vectors.
+    """(M,) Euclidean lengths of (M, d) vectors that are fit to be compared.
 
     Raises:
-        DataError: for the first vector that holds NaN or infinity, or is too long for float32.
+        DataError: for the first vector that holds NaN or infinity, or is longer than LONGEST.
     """
-    result: Floats = np.sqrt(np.einsum("md,md->m", vectors, vectors))
-    if not np.isfinite(result).all():
-        first = int(np.flatnonzero(~np.isfinite(result))[0])
-        raise DataError(f"{what} {first} is not a finite vector: {vectors[first, :8]}; find out where it was made")
+    result = norms(vectors)
+    right = result <= LONGEST
+    if not right.all():
+        first = int(np.flatnonzero(~right)[0])
+        raise DataError(
+            f"{what} {first} is not a finite vector of a length up to {LONGEST:.3g}: {vectors[first, :8]}; "
+            "find out where it was made"
+        )
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,22 @@ class Engine(Protocol):
         ...
 
 
+class ProcessorEngine(Engine, Protocol):
+    """An engine on the processor that can tell a GPU what to search."""
+
+    def device_index(self) -> tuple[Any, int]:
+        """The FAISS index that a GPU gets a copy of, holding row r under id r, and the lists that a search reads."""
+        ...
+
+    def laid(self, queries: Floats) -> Floats:
+        """(B, e) queries in the space that FAISS searches."""
+        ...
+
+    def fetched(self, k: int) -> int:
+        """Rows to have FAISS find for k answers."""
+        ...
+
+
 def is_member(values: Rows, members: Rows) -> Bools:
     """Which of `values` occur in `members`, as np.isin but several times faster for hundreds of each."""
     if not len(members):
@@ -35,3 +51,8 @@ def is_member(values: Rows, members: Rows) -> Bools:
     found[found == len(ordered)] = 0
     matches: Bools = ordered[found] == values
     return matches
+
+
+def with_margin(k: int) -> int:
+    """More than k, so that rounding to half precision costs no row of the best k."""
+    return k + k // 4 + 16

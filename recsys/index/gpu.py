@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import faiss
 import numpy as np
 
 from recsys.errors import MissingPartError
 from recsys.index.config import Device
-from recsys.index.engine import Engine, is_member
+from recsys.index.engine import ProcessorEngine, is_member
 from recsys.types import Bools, Floats, RaggedRows, Rows
 
 _MOST_ROWS = 2_048
@@ -44,17 +43,19 @@ class GpuSearch:
     filters, larger searches and searches that came back short go to the engine on the processor.
 
     Args:
-        index: the FAISS index on the processor, holding row r under id r.
-        fallback: the engine on the processor.
-        probes: inverted lists a search reads; 0 for a flat index.
+        engine: the engine on the processor.
 
     Raises:
-        MissingPartError: when the copy does not hold what the original holds.
+        MissingPartError: when FAISS cannot copy the index, or the copy does not hold what the original holds.
     """
 
-    def __init__(self, index: Any, fallback: Engine, probes: int) -> None:
+    def __init__(self, engine: ProcessorEngine) -> None:
+        index, probes = engine.device_index()
         self._resources = faiss.StandardGpuResources()
-        self._index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+        try:
+            self._index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+        except RuntimeError as error:
+            raise MissingPartError(f"FAISS cannot copy the index to a GPU, use --device cpu ({error})") from None
         if self._index.ntotal != index.ntotal:
             raise MissingPartError(
                 f"the GPU index holds {self._index.ntotal} of {index.ntotal} vectors; "
@@ -62,28 +63,21 @@ class GpuSearch:
             )
         if probes:
             faiss.GpuParameterSpace().set_index_parameter(self._index, "nprobe", min(probes, _MOST_ROWS))
-        self._fallback = fallback
+        self._processor = engine
         self._lock = threading.Lock()
 
     def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
         """See `Engine.propose`."""
         longest = 0 if excluded is None else int(excluded.lengths.max(initial=0))
-        fetch = min(k + k // 4 + 16 + longest, self._index.ntotal)
+        fetch = min(self._processor.fetched(k) + longest, self._index.ntotal)
         if allowed is not None or k + longest > _MOST_ROWS:
-            return self._fallback.propose(queries, k, allowed, excluded)
+            return self._processor.propose(queries, k, allowed, excluded)
         with self._lock:  # GPU resources serve one thread at a time
-            _, found = self._index.search(queries, min(fetch, _MOST_ROWS))
+            _, found = self._index.search(self._processor.laid(queries), min(fetch, _MOST_ROWS))
         proposals = [np.sort(rows[rows >= 0].astype(np.int32)) for rows in found]
         for b, rows in enumerate(proposals):
             alone = None if excluded is None else RaggedRows.of([excluded[b]])
             kept = rows if alone is None else rows[~is_member(rows, alone.values)]
             enough = len(kept) >= min(k, self._index.ntotal)
-            proposals[b] = kept if enough else self._fallback.propose(queries[b : b + 1], k, None, alone)[0]
+            proposals[b] = kept if enough else self._processor.propose(queries[b : b + 1], k, None, alone)[0]
         return proposals
-
-
-def flat_on_processor(vectors: Floats) -> Any:
-    """The FAISS index that `GpuSearch` copies for a flat search."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    return index

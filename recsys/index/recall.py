@@ -1,4 +1,4 @@
-"""How much of the exact answer an index finds, and how many lists it must read for it."""
+"""How much of the exact answer an index finds, and how much it must read for it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def recall_at(found: Floats, exact: Floats) -> float:
     return float(hits.sum() / wanted.sum())
 
 
-def least_probes(reaches: Callable[[int], bool], most: int) -> int:
-    """The least number of lists, up to `most`, with which a search reaches its target; `most` when none does.
+def least_effort(reaches: Callable[[int], bool], most: int, least: int = 1) -> int:
+    """The least effort (lists read, nodes held) with which a search reaches its target; `most` when none does.
 
-    Recall at a fixed number of probes depends entirely on the vectors, so the number is found on them:
-    doubled until the target is met, then halved in between.
+    Recall at a fixed effort depends entirely on the vectors, so it is found on them: doubled from `least` until
+    the target is met, then halved in between.
     """
-    low, high = 0, 1
+    low, high = 0, min(least, most)
     while not reaches(high):
         if high == most:
             return most
         low, high = high, min(2 * high, most)
+    low = max(low, least - 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle, high)

@@ -1,30 +1,26 @@
-"""VectorIndex: the best k eligible rows by dot product or cosine, with exact scores."""
+"""VectorIndex: the best k eligible rows by dot product, cosine or distance, with exact scores."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from recsys.config import parse_config
-from recsys.errors import BundleError, ConfigError, DataError, FeatureMismatchError, PreconditionError, RequestError
-from recsys.files import replacing, write_text
+from recsys.errors import ConfigError, DataError, FeatureMismatchError, PreconditionError, RequestError
+from recsys.index.approximate import TUNED_FOR, ApproximateSearch
 from recsys.index.config import FLAT_UP_TO, Device, IndexConfig, IndexReport, Kind
-from recsys.index.dots import as_matrix, dots, lengths, unit
+from recsys.index.dots import as_matrix, exact_scores, lengths, unit
 from recsys.index.engine import Engine
 from recsys.index.exact import ExactSearch
-from recsys.index.gpu import GpuSearch, flat_on_processor, use_gpu
-from recsys.index.inverted_file import TUNED_FOR, InvertedFile, lists_for
-from recsys.index.recall import least_probes, recall_at
+from recsys.index.files import open_parts, save_parts
+from recsys.index.gpu import GpuSearch, use_gpu
+from recsys.index.graph import Graph
+from recsys.index.inverted_file import InvertedFile
+from recsys.index.recall import recall_at
+from recsys.index.tuning import remedy, tune
 from recsys.types import Floats, RaggedRows, RowMask, Rows
-
-_REPORT, _VECTORS, _LISTS = "index.json", "vectors.npy", "lists.faiss"
-_DEEP, _DEEP_QUERIES = 1_000, 100
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +38,11 @@ class VectorIndex:
         report: what it was measured to be.
     """
 
-    def __init__(self, vectors: Floats, engine: Engine, report: IndexReport) -> None:
+    def __init__(self, vectors: Floats, engine: ExactSearch | ApproximateSearch, report: IndexReport) -> None:
         self._vectors = vectors
-        self._engine = engine
-        self._inverted: InvertedFile | None = engine if isinstance(engine, InvertedFile) else None
+        self._processor = engine
+        self._engine: Engine = engine
+        self._approximate = engine if isinstance(engine, ApproximateSearch) else None
         self.report = report
 
     def __len__(self) -> int:
@@ -66,10 +63,11 @@ class VectorIndex:
             vectors: (N, d); N may be 0.
             config: what to build; the defaults when None.
             queries: (Q, d) a sample of real query vectors (users of the validation set, say), which the
-                number of probes is tuned on; a sample of the items when None.
+                effort of a search is tuned on; a sample of the items when None.
 
         Raises:
             DataError: for a matrix that is none, or a vector that is not finite.
+            ConfigError: for codes of more bytes than a vector has columns.
             MissingPartError: for device = cuda without a GPU.
             PreconditionError: with `strict`, for a recall below the target.
         """
@@ -79,86 +77,87 @@ class VectorIndex:
         norms = lengths(vectors, "vector")
         if config.metric == "cosine":
             vectors = unit(vectors, norms)
-        kind: Kind = ("flat" if len(vectors) <= FLAT_UP_TO else "ivf") if config.kind == "auto" else config.kind
-        exact = ExactSearch(vectors)
+        config = config.model_copy(update={"kind": _kind(config, len(vectors))})
+        exact = ExactSearch(vectors, config.metric)
         sample = _sample(queries if queries is not None and len(queries) else vectors, config)
-        inverted = None
-        if kind == "ivf" and len(vectors):
-            lists = min(config.lists or lists_for(len(vectors)), len(vectors))
-            inverted = InvertedFile.build(vectors, exact, lists, config.seed)
+        engine: ExactSearch | ApproximateSearch = exact
+        if config.kind in ("ivf", "ivfpq"):
+            engine = InvertedFile.build(exact, config)
+        elif config.kind == "hnsw":
+            engine = Graph.build(exact, config)
         report = IndexReport(
-            kind="flat" if inverted is None else "ivf",
+            kind=_kind(config, len(vectors)),
             metric=config.metric,
             count=len(vectors),
             dim=vectors.shape[1],
-            lists=inverted.lists if inverted else 0,
+            lists=0,
             probes=0,
             recall_at_100=1.0,
             recall_target=config.recall_target,
             queries=len(sample),
             query_source="items" if queries is None or not len(queries) else "users",
             build_seconds=0.0,
-            bytes_per_item=vectors.shape[1] * (4 if inverted is None else 6) + (0 if inverted is None else 8),
+            bytes_per_item=vectors.shape[1] * 4,
+            memory_bytes_per_item=vectors.shape[1] * 4,
             device="cpu",
         )
-        index = cls(vectors, inverted or exact, report)
+        index = cls(vectors, engine, report)
         index._tune(exact, sample, config)
         index._place(config.device)
         index._judge(exact, sample, config, started)
         return index, index.report
 
     def _tune(self, exact: ExactSearch, sample: Floats, config: IndexConfig) -> None:
-        """Sets how many lists are read: those asked for, else the fewest that meet the target on the sample.
-
-        Found for 100 rows, and on fewer queries for 1,000: how the one grows into the other is a matter
-        of the vectors too, and large k and filters are searched by it.
-        """
-        inverted = self._inverted
-        if inverted is None:
+        """Sets what a search reads, and writes it into the report."""
+        engine = self._approximate
+        if engine is None:
             return
-        if config.probes is not None:
-            inverted.probes = min(config.probes, inverted.lists)
-        else:
-            most = max(1, int(inverted.lists * config.probe_limit))
-            inverted.growth = 0.0
-            deep = self._least(exact, sample[:_DEEP_QUERIES], _DEEP, config.recall_target, most)
-            inverted.probes = self._least(exact, sample, TUNED_FOR, config.recall_target, most)
-            inverted.growth = math.log(max(1.0, deep / inverted.probes)) / math.log(_DEEP / TUNED_FOR)
+        truth: dict[tuple[int, int | None], Floats] = {}
+
+        def recall(k: int, queries: int | None) -> float:
+            if (k, queries) not in truth:
+                truth[k, queries] = self._with(exact).search(sample[:queries], k)[1]
+            return recall_at(self.search(sample[:queries], k)[1], truth[k, queries])
+
+        tune(engine, config, recall)
+        own = engine.bytes() / len(self)
         self.report = self.report.model_copy(
-            update={"probes": inverted.probes, "probe_growth": round(inverted.growth, 3)}
+            update={
+                **engine.settings(),
+                "candidates": engine.candidates,
+                "probe_growth": round(engine.growth, 3),
+                "scale": engine.scale,
+                "bytes_per_item": round(self.dim * 4 + own, 1),
+                "memory_bytes_per_item": round(own, 1),
+            }
         )
 
-    def _least(self, exact: ExactSearch, sample: Floats, k: int, target: float, most: int) -> int:
-        truth = VectorIndex(self._vectors, exact, self.report).search(sample, k)[1]
-
-        def reaches(probes: int) -> bool:
-            assert self._inverted is not None
-            self._inverted.probes = probes
-            return recall_at(self.search(sample, k)[1], truth) >= target
-
-        return least_probes(reaches, most)
+    def _with(self, engine: ExactSearch) -> VectorIndex:
+        """The same vectors, searched by another engine."""
+        return VectorIndex(self._vectors, engine, self.report)
 
     def _place(self, device: Device) -> None:
         """Moves the search to a GPU where that is asked for and possible."""
-        if len(self) and use_gpu(device):
-            source = flat_on_processor(self._vectors) if self._inverted is None else self._inverted.faiss_index
-            self._engine = GpuSearch(source, self._engine, self.report.probes)
+        if self.report.kind == "hnsw":
+            if device == "cuda":
+                raise ConfigError(
+                    "device = cuda: FAISS walks a graph on processors only; use kind = ivf or device = cpu"
+                )
+        elif use_gpu(device) and len(self):
+            self._engine = GpuSearch(self._processor)
             self.report = self.report.model_copy(update={"device": "cuda"})
-        elif device == "cuda":
-            use_gpu(device)
 
     def _judge(self, exact: ExactSearch, sample: Floats, config: IndexConfig, started: float) -> None:
         """Measures recall as the index now stands, and warns or refuses."""
         recall = 1.0
         if self._engine is not exact and len(sample):
-            truth = VectorIndex(self._vectors, exact, self.report).search(sample, TUNED_FOR)[1]
+            truth = self._with(exact).search(sample, TUNED_FOR)[1]
             recall = recall_at(self.search(sample, TUNED_FOR)[1], truth)
         warning = None
         if recall < config.recall_target:
             warning = (
-                f"recall@100 of the index is {recall:.4f}, below the target of {config.recall_target} "
-                f"(it reads {self.report.probes} of {self.report.lists} lists): raise probe_limit, lower "
-                "recall_target, or use kind = flat"
+                f"recall@100 of the index is {recall:.4f}, below the target of {config.recall_target}; "
+                f"{remedy(self.report)}, lower recall_target, or use kind = flat"
             )
             if config.strict:
                 raise PreconditionError(warning)
@@ -200,9 +199,14 @@ class VectorIndex:
             DataError: for a wrong dimension, a query that is not finite, or B lists that are not B.
             FeatureMismatchError: for a mask over another number of rows.
         """
+        return self.search_as_queries(self.as_queries(queries), k, allowed, excluded)
+
+    def search_as_queries(
+        self, queries: Floats, k: int, allowed: RowMask | None = None, excluded: RaggedRows | None = None
+    ) -> tuple[Rows, Floats]:
+        """`search` for queries that `as_queries` has given: they are not checked and scaled a second time."""
         if k < 1:
             raise RequestError("k", k, "must be at least 1")
-        queries = self.as_queries(queries)
         if allowed is not None and len(allowed.allowed) != len(self):
             raise FeatureMismatchError(f"the mask has {len(allowed.allowed)} rows, the index {len(self)}")
         if excluded is not None and len(excluded) != len(queries):
@@ -213,11 +217,15 @@ class VectorIndex:
             return rows, scores
         proposals = self._engine.propose(queries, k, None if allowed is None else allowed.allowed, excluded)
         for b, proposed in enumerate(proposals):
-            exact = dots(self._vectors.take(proposed, axis=0), queries[b])
+            exact = self.scores(proposed, queries[b])
             best = np.argsort(-exact, kind="stable")[:k]
             rows[b, : len(best)] = proposed[best]
             scores[b, : len(best)] = exact[best]
         return rows, scores
+
+    def scores(self, rows: Rows, query: Floats) -> Floats:
+        """(M,) exact scores of the given rows for one (d,) query as `as_queries` gives it."""
+        return exact_scores(self.report.metric, self._vectors.take(rows, axis=0), query)
 
     def vectors(self, rows: Rows | None = None) -> Floats:
         """(M, d) exact vectors of the given rows; all (N, d), without a copy, when None."""
@@ -225,15 +233,7 @@ class VectorIndex:
 
     def save(self, directory: Path) -> None:
         """Writes the index into `directory`; `index.json` last, so that an index with it is whole."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / _REPORT).unlink(missing_ok=True)
-        with replacing(directory / _VECTORS) as temporary, temporary.open("wb") as file:
-            np.save(file, self._vectors, allow_pickle=False)
-        if self._inverted is not None:
-            with replacing(directory / _LISTS) as temporary:
-                self._inverted.save(temporary)
-            self.report = self.report.model_copy(update={"lists_bytes": (directory / _LISTS).stat().st_size})
-        write_text(directory / _REPORT, json.dumps(self.report.model_dump(), indent=2) + "\n")
+        self.report = save_parts(directory, self._vectors, self._approximate, self.report)
 
     @classmethod
     def open(cls, directory: Path, device: Device = "auto") -> VectorIndex:
@@ -243,52 +243,22 @@ class VectorIndex:
             BundleError: names the file that is missing, truncated or of another shape than `index.json` says.
             MissingPartError: for device = cuda without a GPU.
         """
-        report = _read_report(directory / _REPORT)
-        vectors = _map_vectors(directory / _VECTORS, report)
-        exact = ExactSearch(vectors)
-        engine: Engine = exact
-        if report.kind == "ivf":
-            engine = _map_lists(directory / _LISTS, exact, report)
+        vectors, engine, report = open_parts(directory)
         index = cls(vectors, engine, report.model_copy(update={"device": "cpu"}))
         index._place(device)
         return index
+
+
+def _kind(config: IndexConfig, count: int) -> Kind:
+    """What to build over so many rows; nothing needs no lists."""
+    if not count:
+        return "flat"
+    if config.kind == "auto":
+        return "flat" if count <= FLAT_UP_TO else "ivf"
+    return config.kind
 
 
 def _sample(queries: Floats, config: IndexConfig) -> Floats:
     """At most `tuning_queries` of the vectors, drawn without replacement."""
     chosen = np.random.default_rng(config.seed).permutation(len(queries))[: config.tuning_queries]
     return np.ascontiguousarray(queries[np.sort(chosen)], np.float32)
-
-
-def _read_report(path: Path) -> IndexReport:
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        return parse_config(IndexReport, values, str(path))
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); build the index again") from None
-    except (ValueError, TypeError, ConfigError) as error:
-        raise BundleError(f"{path}: not the description of an index ({error})") from None
-
-
-def _map_vectors(path: Path, report: IndexReport) -> Floats:
-    try:
-        vectors = np.load(path, mmap_mode="r" if report.count else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{path}: missing or truncated; build the index again ({error})") from None
-    if vectors.shape != (report.count, report.dim) or vectors.dtype != np.float32:
-        raise BundleError(
-            f"{path}: holds {vectors.dtype} {vectors.shape}, index.json says float32 {(report.count, report.dim)}"
-        )
-    return np.asarray(vectors)
-
-
-def _map_lists(path: Path, exact: ExactSearch, report: IndexReport) -> InvertedFile:
-    size = path.stat().st_size if path.is_file() else 0
-    if size != report.lists_bytes:
-        raise BundleError(f"{path}: missing or truncated, {size} of {report.lists_bytes} bytes; build the index again")
-    inverted = InvertedFile.open(path, exact, report.probes, report.probe_growth)
-    found = (inverted.faiss_index.ntotal, inverted.faiss_index.d, inverted.lists)
-    said = (report.count, report.dim, report.lists)
-    if found != said:
-        raise BundleError(f"{path}: holds (vectors, columns, lists) {found}, index.json says {said}")
-    return inverted

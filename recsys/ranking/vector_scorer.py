@@ -1,4 +1,4 @@
-"""Ranking by the retrieval model's own score: dot(user vector, item vector)."""
+"""Ranking by the retrieval model's own score of a user's and an item's vector."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import numpy as np
 from recsys.data.catalogue import Catalogue
 from recsys.errors import BundleError
 from recsys.features.online import OnlineEncoder
-from recsys.index.dots import dots
 from recsys.ranking.scorer import Stage
 from recsys.types import Candidates, Floats, Rows, Scores, Users
 
 
 @runtime_checkable
 class VectorSource(Protocol):
-    """What has a vector for every user and every item; a vector channel has."""
+    """What has a vector for every user and scores every item by it; a vector channel does."""
 
     def user_vectors(self, users: Users) -> Floats:
         """(B, d) vectors of users."""
         ...
 
-    def item_vectors(self, rows: Rows) -> Floats:
-        """(M, d) vectors of catalogue rows."""
+    def row_scores(self, rows: Rows, vector: Floats) -> Floats:
+        """(M,) scores of catalogue rows for one user's (d,) vector."""
         ...
 
 
@@ -81,5 +80,5 @@ class VectorScorer:
         scores = np.empty(len(candidates.rows), np.float32)
         for b in range(len(candidates)):
             part = slice(candidates.offsets[b], candidates.offsets[b + 1])
-            scores[part] = dots(self._channel.item_vectors(candidates.rows[part]), vectors[b])
+            scores[part] = self._channel.row_scores(candidates.rows[part], vectors[b])
         return Scores(scores)

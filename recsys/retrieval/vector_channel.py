@@ -30,7 +30,7 @@ _ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
 class VectorChannel:
-    """Channel over a user tower and a vector index; a score is dot(user vector, item vector).
+    """Channel over a user tower and a vector index; a score is what the index's metric makes of a user's and an item's vector.
 
     A user without history and attributes has a vector too: what the model makes of an empty input.
 
@@ -110,7 +110,7 @@ class VectorChannel:
         if deadline is not None and deadline.passed:
             raise DeadlineError(f"{self._name}: no time left after the user tower")
         excluded = users.excluded if len(users.excluded.values) else None
-        return Candidates.from_matrix(*self._index.search(queries, k, allowed, excluded))
+        return Candidates.from_matrix(*self._index.search_as_queries(queries, k, allowed, excluded))
 
     def user_vectors(self, users: Users) -> Floats:
         """(B, d) vectors of the users, as the index compares them (of length 1 for cosine)."""
@@ -119,6 +119,10 @@ class VectorChannel:
             vectors = self._index.as_queries(self._run(users))
             self._latest = users, vectors
         return vectors
+
+    def row_scores(self, rows: Rows, vector: Floats) -> Floats:
+        """(M,) scores of catalogue rows for one user's (d,) vector: the very bits that `recall` gives them."""
+        return self._index.scores(rows, vector)
 
     def item_vectors(self, rows: Rows) -> Floats:
         """(M, d) vectors of catalogue rows, as the index holds them."""

@@ -9,9 +9,10 @@ import faiss
 import numpy as np
 import pytest
 
-from recsys.errors import MissingPartError
+from recsys.errors import ConfigError, MissingPartError
 from recsys.index.config import IndexConfig
-from recsys.index.gpu import GpuSearch, flat_on_processor, use_gpu
+from recsys.index.exact import ExactSearch
+from recsys.index.gpu import GpuSearch, use_gpu
 from recsys.index.vector_index import VectorIndex
 from recsys.testing.index_contract import VectorIndexContract
 from recsys.types import Bools, Floats, RaggedRows, Rows
@@ -30,7 +31,7 @@ class FewAnswers:
 
 class ParameterSpace:
     def set_index_parameter(self, index: FewAnswers, name: str, value: int) -> None:
-        setattr(index.index, name, value)
+        setattr(faiss.extract_index_ivf(index.index), name, value)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,10 +54,16 @@ class TestInvertedFileOnPretendedGpu(VectorIndexContract):
     ties_by_row = False
 
 
-class Recording:
+class TestProductQuantisedOnPretendedGpu(VectorIndexContract):
+    config = IndexConfig(kind="ivfpq", lists=5, probes=5, pq_bytes=1, candidates=1000, tuning_queries=5, device="cuda")
+    ties_by_row = False
+
+
+class Recording(ExactSearch):
     """An engine on the processor that remembers for which k it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, vectors: Floats) -> None:
+        super().__init__(vectors)
         self.asked: list[int] = []
 
     def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
@@ -76,8 +83,8 @@ class Recording:
 )
 def test_filters_and_large_searches_go_to_the_processor(k: int, hidden: int, filtered: bool, elsewhere: bool) -> None:
     vectors = np.random.default_rng(0).standard_normal((5_000, 4), dtype=np.float32)
-    fallback = Recording()
-    search = GpuSearch(flat_on_processor(vectors), fallback, 0)
+    fallback = Recording(vectors)
+    search = GpuSearch(fallback)
     allowed = np.ones(5_000, bool) if filtered else None
     rows = search.propose(vectors[:1], k, allowed, RaggedRows.of([np.arange(hidden)]))[0]
     assert len(rows) >= k
@@ -104,3 +111,19 @@ def test_auto_takes_a_gpu_that_is_there_and_cuda_insists(monkeypatch: pytest.Mon
     assert not use_gpu("auto")
     with pytest.raises(MissingPartError, match="sees no GPU"):
         use_gpu("cuda")
+
+
+def test_a_graph_stays_on_the_processor_and_says_so() -> None:
+    vectors = np.random.default_rng(0).standard_normal((50, 4), dtype=np.float32)
+    assert VectorIndex.build(vectors, IndexConfig(kind="hnsw", device="auto"))[1].device == "cpu"
+    with pytest.raises(ConfigError, match="on processors only"):
+        VectorIndex.build(vectors, IndexConfig(kind="hnsw", device="cuda"))
+
+
+def test_what_faiss_cannot_copy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(resources: object, device: int, index: Any) -> FewAnswers:
+        raise RuntimeError("Number of bytes per encoded vector / sub-quantizers (10) is not supported")
+
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", refuse)
+    with pytest.raises(MissingPartError, match=r"use --device cpu .*\(10\) is not supported"):
+        VectorIndex.build(np.ones((10, 4), np.float32), IndexConfig(device="cuda"))

@@ -1,11 +1,11 @@
-"""Recall is counted by score, and tuning finds the least number of lists that reaches the target."""
+"""Recall is counted by score, and tuning finds the least effort that reaches the target."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from recsys.index.recall import least_probes, recall_at
+from recsys.index.recall import least_effort, recall_at
 from recsys.types import Floats
 
 
@@ -26,17 +26,23 @@ def test_recall_ignores_padding() -> None:
 
 
 @pytest.mark.parametrize("needed", [1, 2, 3, 7, 8, 9, 31, 64])
-def test_tuning_finds_the_least_number_of_probes(needed: int) -> None:
+def test_tuning_finds_the_least_effort(needed: int) -> None:
     asked: list[int] = []
 
     def reaches(probes: int) -> bool:
         asked.append(probes)
         return probes >= needed
 
-    assert least_probes(reaches, 64) == needed
+    assert least_effort(reaches, 64) == needed
     assert len(asked) <= 13
 
 
+@pytest.mark.parametrize(("needed", "found"), [(1, 10), (9, 10), (10, 10), (11, 11), (35, 35), (64, 64)])
+def test_tuning_starts_at_what_takes_no_longer_than_less(needed: int, found: int) -> None:
+    assert least_effort(lambda effort: effort >= needed, 64, 10) == found
+
+
 def test_tuning_stops_at_the_most_that_is_allowed() -> None:
-    assert least_probes(lambda probes: probes >= 50, 10) == 10
-    assert least_probes(lambda probes: False, 1) == 1
+    assert least_effort(lambda probes: probes >= 50, 10) == 10
+    assert least_effort(lambda probes: False, 1) == 1
+    assert least_effort(lambda probes: False, 5, 100) == 5

@@ -103,7 +103,7 @@ def test_exclusions_cost_an_inverted_file_no_answer(inverted: VectorIndex, clust
 def test_a_filter_costs_an_inverted_file_no_answer(
     inverted: VectorIndex, clustered: Floats, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.index.inverted_file._FEW_ALLOWED", 1000)
+    monkeypatch.setattr("recsys.index.inverted_file.FEW_ALLOWED", 1000)
     allowed = np.random.default_rng(3).random(20_000) < share
     allowed[:2] = True
     excluded = RaggedRows.of([[0], [1]])
@@ -118,7 +118,7 @@ def test_a_filter_costs_an_inverted_file_no_answer(
 def test_under_a_filter_an_inverted_file_still_finds_the_best(
     inverted: VectorIndex, clustered: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.index.inverted_file._FEW_ALLOWED", 1000)
+    monkeypatch.setattr("recsys.index.inverted_file.FEW_ALLOWED", 1000)
     allowed = RowMask(np.random.default_rng(4).random(20_000) < 0.1)
     flat = VectorIndex.build(clustered, IndexConfig(kind="flat", device="cpu"))[0]
     found, exact = inverted.search(clustered[:200], 50, allowed)[0], flat.search(clustered[:200], 50, allowed)[0]

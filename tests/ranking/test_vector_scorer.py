@@ -30,8 +30,8 @@ class MeanOfHistory:
         means = [VECTORS[users.history[b]].sum(0) / max(1, len(users.history[b])) for b in range(len(users))]
         return np.array(means, np.float32).reshape(len(users), 5)
 
-    def item_vectors(self, rows: Rows) -> Floats:
-        return VECTORS[rows]
+    def row_scores(self, rows: Rows, vector: Floats) -> Floats:
+        return VECTORS[rows] @ vector
 
 
 class TestVectorScorer(ScorerContract):

@@ -1,0 +1,207 @@
+"""Approximate search: a FAISS index that proposes and never scores, and exact search where it would answer badly."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from recsys.errors import BundleError
+from recsys.index.engine import is_member, with_margin
+from recsys.index.exact import ExactSearch
+from recsys.types import Bools, Floats, RaggedRows, Rows
+
+FEW_ALLOWED = 20_000
+"""Up to so many allowed rows exact search among them is faster than an approximate one, and misses nothing."""
+TUNED_FOR = 100
+"""The number of answers that the effort is tuned for."""
+_OVERFETCH = 1_000
+"""Up to so many exclusions are fetched and dropped; beyond, a bitmap keeps them out of the heap."""
+_LIKELY = 64
+"""Exclusions that a first search allows for."""
+_BLOCK = 65_536
+"""Rows that are handed to FAISS at a time, since each block is copied."""
+_Writer: Any = getattr(faiss, "PyCallbackIOWriter")  # noqa: B009 (FAISS's stubs lack it)
+
+
+class ApproximateSearch(ABC):
+    """Engine over a FAISS index that holds row r of the catalogue under id r.
+
+    Searches that it answers badly go to exact search: few allowed rows, or fewer answers than asked for
+    after the greatest effort.
+
+    Args:
+        index: the FAISS index.
+        exact: exact search over the same vectors.
+        scale: what the vectors were multiplied by before FAISS got them.
+
+    Attributes:
+        effort: what a search for 100 rows takes: lists read, or nodes held.
+        growth: a search for c times as many rows, or under a filter that leaves one row in c, takes c ** growth times
+            the effort.
+        candidates: rows that are proposed, and so scored exactly, for each row asked for.
+    """
+
+    def __init__(self, index: Any, exact: ExactSearch, scale: float) -> None:
+        self.faiss_index = index
+        self.exact = exact
+        self.scale = scale
+        self.effort = 1
+        self.growth = 1.0
+        self.candidates = 1.0
+        self._kept: dict[int, Any] = {}
+
+    @property
+    @abstractmethod
+    def most(self) -> int:
+        """The effort beyond which there is none."""
+
+    @abstractmethod
+    def least(self, k: int) -> int:
+        """The effort below which a search for k rows takes no less time."""
+
+    @abstractmethod
+    def _parameters(self, effort: int, selector: Any = None) -> Any:
+        """FAISS's search parameters for an effort, and for the rows that a selector lets pass."""
+
+    @abstractmethod
+    def _exact_is_faster(self, k: int, eligible: int, filtered: bool, effort: int) -> bool:
+        """Whether exact search among the eligible rows takes less time, and misses nothing besides."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, int]:
+        """What a report says of the index and of the effort: keys of `IndexReport`."""
+
+    @abstractmethod
+    def laid(self, queries: Floats) -> Floats:
+        """(B, e) queries in the space that FAISS searches."""
+
+    def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
+        """See `Engine.propose`. Takes more effort for large k, for strict filters, and where k rows were not found."""
+        count = self.faiss_index.ntotal if allowed is None else int(np.count_nonzero(allowed))
+        depth = max(1.0, k / TUNED_FOR) * self.faiss_index.ntotal / max(count, 1)
+        effort = min(math.ceil(self.effort * depth**self.growth), self.most)
+        if k >= count or self._exact_is_faster(k, count, allowed is not None, effort):
+            return self.exact.propose(queries, k, allowed, excluded)
+        laid = self.laid(queries)
+        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
+        if bits is None and (excluded is None or excluded.lengths.max(initial=0) <= _OVERFETCH):
+            proposals = self._overfetch(laid, k, excluded, effort)
+        else:
+            proposals = [
+                self._select(laid[b : b + 1], k, bits, None if excluded is None else excluded[b], effort)
+                for b in range(len(queries))
+            ]
+        for b, rows in enumerate(proposals):
+            if len(rows) < k:
+                alone = None if excluded is None else RaggedRows.of([excluded[b]])
+                found = self._with_more_effort(laid[b : b + 1], k, bits, alone, effort)
+                proposals[b] = (
+                    found if found is not None else self.exact.propose(queries[b : b + 1], k, allowed, alone)[0]
+                )
+        return proposals
+
+    def fetched(self, k: int) -> int:
+        """Rows to have FAISS find for k answers: more, as half precision or a code may put them out of order."""
+        return with_margin(k) if self.candidates == 1 else math.ceil(k * self.candidates)
+
+    def device_index(self) -> tuple[Any, int]:
+        """See `ProcessorEngine.device_index`."""
+        return self.faiss_index, self.effort
+
+    def _overfetch(self, queries: Floats, k: int, excluded: RaggedRows | None, effort: int) -> list[Rows]:
+        """FAISS searches of the batch for more rows than k, less those excluded.
+
+        Few of a user's excluded rows are among the best for that user, and FAISS's time grows with what it is
+        asked for: the first search allows for `_LIKELY` of them, a second one for all where that was too few.
+        """
+        longest = 0 if excluded is None else int(excluded.lengths.max(initial=0))
+        extra = min(longest, _LIKELY)
+        wanted, parameters = self.fetched(k), self._reading(effort)
+        _, found = self.faiss_index.search(queries, wanted + extra, params=parameters)
+        if excluded is None:
+            return [_ascending(rows) for rows in found]
+        eligible = [rows[~is_member(rows, excluded[b])] for b, rows in enumerate(found)]
+        short = [b for b, rows in enumerate(eligible) if len(rows) < wanted] if extra < longest else []
+        if short:
+            _, found = self.faiss_index.search(queries[short], wanted + longest, params=parameters)
+            for b, rows in zip(short, found, strict=True):
+                eligible[b] = rows[~is_member(rows, excluded[b])]
+        return [_ascending(rows[:wanted]) for rows in eligible]
+
+    def _select(self, query: Floats, k: int, bits: Any, excluded: Rows | None, effort: int) -> Rows:
+        """One query, where FAISS skips what the bitmap does not allow."""
+        bits = np.full((self.faiss_index.ntotal + 7) // 8, 255, np.uint8) if bits is None else bits.copy()
+        if excluded is not None:
+            np.bitwise_and.at(bits, excluded >> 3, ~(np.uint8(1) << (excluded & 7).astype(np.uint8)))
+        selector = faiss.IDSelectorBitmap(self.faiss_index.ntotal, faiss.swig_ptr(bits))
+        _, found = self.faiss_index.search(query, self.fetched(k), params=self._parameters(effort, selector))
+        return _ascending(found[0])
+
+    def _with_more_effort(
+        self, query: Floats, k: int, bits: Any, excluded: RaggedRows | None, effort: int
+    ) -> Rows | None:
+        """Four times the effort until k rows are found; None when not even the most but one would do."""
+        while (effort := effort * 4) < self.most:
+            rows = self._select(query, k, bits, None if excluded is None else excluded.values, effort)
+            if len(rows) >= k:
+                return rows
+        return None
+
+    def _reading(self, effort: int) -> Any:
+        """Search parameters for an effort; kept, since making them costs more than a short search."""
+        if effort not in self._kept:
+            self._kept[effort] = self._parameters(effort)
+        return self._kept[effort]
+
+    def save(self, path: Path) -> None:
+        """Writes the FAISS index to `path`."""
+        faiss.write_index(self.faiss_index, str(path))
+
+    def bytes(self) -> int:
+        """Size of the FAISS index as saved, with the tables that opening it adds."""
+        return _written_bytes(self.faiss_index)
+
+
+def scale_for(longest: float) -> float:
+    """The power of two that brings the longest vector to a length in (1/2, 1]: half precision holds all then."""
+    return 1.0 if longest <= 0 else 2.0 ** -math.ceil(math.log2(longest))
+
+
+def blocks(count: int) -> list[slice]:
+    """Slices of at most `_BLOCK` of `count` rows."""
+    return [slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
+
+
+def read_index(path: Path, flags: int) -> Any:
+    """A FAISS index from a file, mapped into memory as far as the flags say and FAISS can.
+
+    Raises:
+        BundleError: when FAISS cannot read the file.
+    """
+    try:
+        return faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        raise BundleError(f"{path}: FAISS cannot read it; build the index again ({error})") from None
+
+
+def _written_bytes(index: Any) -> int:
+    """Bytes that FAISS would write, counted and let go."""
+    counted = 0
+
+    def count(content: bytes) -> int:
+        nonlocal counted
+        counted += len(content)
+        return len(content)
+
+    faiss.write_index(index, _Writer(count))
+    return counted
+
+
+def _ascending(rows: Any) -> Rows:
+    """FAISS's answer, int64 and -1 where it found too few, as ascending rows."""
+    return np.sort(rows[rows >= 0].astype(np.int32))
