@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from recsys.data.event_file import EVENT_SCHEMA, SORT_KEYS
 from recsys.data.event_ids import CONFLICT, Settled, settle
 from recsys.data.id_columns import IdPlan
 from recsys.data.importing import entity_table
+from recsys.data.marketplace.truth import TRUTH
 from recsys.data.named_ids import resolve_ids
 from recsys.data.readers.raw import RawTable, ReaderOptions
 from recsys.data.readers.table import open_attributes
@@ -167,6 +169,7 @@ class _Append:
         with DatasetWriter(self._out) as writer:
             for batch in merged(dataset.event_batches(), added):
                 writer.write(batch)
+            _keep_truth(self._dataset.path, writer.folder)
             return writer.finish(
                 name=info.name,
                 time=info.time,
@@ -202,6 +205,12 @@ class _Entities:
     table: pl.DataFrame
     keys: pl.DataFrame | None
     changed: bool
+
+
+def _keep_truth(dataset: Path, folder: Path) -> None:
+    """Copies what lies beside simulated events, which stays true of them."""
+    if (dataset / TRUTH).is_dir():
+        shutil.copytree(dataset / TRUTH, folder / TRUTH)
 
 
 def merged(held: Iterable[pl.DataFrame], added: pl.DataFrame) -> Iterator[pl.DataFrame]:

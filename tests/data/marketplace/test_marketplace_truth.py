@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys.data.appending import AppendOptions, append_to_dataset
 from recsys.data.dataset import Dataset
 from recsys.data.marketplace.laws import HOUR_MS, Laws
 from recsys.data.marketplace.presets import laws_of
@@ -17,6 +18,7 @@ from recsys.data.marketplace.responses import Delays
 from recsys.data.marketplace.simulate import simulate
 from recsys.data.marketplace.truth import TRUTH, TRUTH_JSON, MarketplaceTruth
 from recsys.data.marketplace.world import World
+from recsys.data.readers.raw import ReaderOptions
 from recsys.errors import ConfigError, DataError, UsageError
 
 TINY = {"users": 60, "items": 100, "days": 2, "events": 4_000}
@@ -173,3 +175,14 @@ def test_unknown_worlds_and_impossible_sizes_are_refused() -> None:
 def test_a_seed_means_the_same_data_everywhere(tiny: Dataset) -> None:
     """Figures in docs/ were taken on these worlds: a change of laws or of random numbers makes other data."""
     assert tiny.info.content_hash.startswith("f9611dae82aabe0f")
+
+
+def test_the_truth_stays_when_events_are_appended(tiny: Dataset, tmp_path: Path) -> None:
+    later = pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp_ms": [1_800_000_000_000], "event_id": [10**9]})
+    later.write_parquet(tmp_path / "later.parquet")
+    columns = {name: name for name in later.columns}
+    append_to_dataset(tiny.path, tmp_path / "later.parquet", None, AppendOptions(ReaderOptions(columns=columns)))
+    appended = Dataset.open(tiny.path)
+    assert appended.info.counts.events == tiny.info.counts.events + 1
+    truth = MarketplaceTruth.open(tiny.path)
+    assert appended.events().join(truth.events(), on="event_id").collect().height == tiny.info.counts.events
