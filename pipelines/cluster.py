@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -24,6 +25,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 SECONDS_TO_ANSWER: Final = 5.0
+SECONDS_UNTIL_A_NODE_IS_DEAD: Final = 60.0
+SECONDS_BETWEEN_LOOKS: Final = 0.5
 ATTEMPTS_AFTER_A_CRASH: Final = 2
 TRACEBACK_FILE: Final = "error.txt"
 OBJECT_STORE_BYTES: Final = 80 << 20
@@ -121,6 +124,26 @@ class Cluster:
         except RayError as error:
             raise TrainingError(f"step {name} failed in Ray: {error}") from None
         return done
+
+
+def wait_until_dead_nodes_are_known(seconds: float = SECONDS_UNTIL_A_NODE_IS_DEAD) -> None:
+    """Waits until every node that Ray takes for alive answers.
+
+    Ray takes a node that is gone for alive for some fifteen seconds more, and would place workers on it.
+    """
+    end = time.monotonic() + seconds
+    while not all(_answers(node) for node in ray.nodes() if node["Alive"]):  # type: ignore[no-untyped-call]
+        if time.monotonic() > end:
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), SECONDS_TO_ANSWER).close()
+    except OSError:
+        return False
+    return True
 
 
 @ray.remote

@@ -10,7 +10,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from pipelines.cluster import ATTEMPTS_AFTER_A_CRASH, TRACEBACK_FILE, Cluster, threads_each
+from pipelines.cluster import (
+    ATTEMPTS_AFTER_A_CRASH,
+    TRACEBACK_FILE,
+    Cluster,
+    threads_each,
+    wait_until_dead_nodes_are_known,
+)
 from pipelines.step import Result, StepContext, use_threads
 from recsys.errors import PreconditionError, RecsysError, TrainingError
 from recsys.files import write_text
@@ -63,6 +69,7 @@ def together(part: Part, context: StepContext) -> Result:
         if not died or attempts > ATTEMPTS_AFTER_A_CRASH:
             raise _summary(failure, attempts, context) from None
         context.progress.update(0, 1, "a worker died; all start again from the last checkpoint")
+        wait_until_dead_nodes_are_known()
 
 
 def _attempt(part: Part, context: StepContext) -> Result:

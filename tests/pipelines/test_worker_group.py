@@ -122,7 +122,8 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         sizes = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=sizes)
+        quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+        self.cluster = Cluster(initialize_head=True, connect=False, head_node_args={**sizes, "_system_config": quick})
         self.second = self.cluster.add_node(num_cpus=2, object_store_memory=80 << 20)
 
     def raylets(self) -> list[psutil.Process]:
