@@ -78,6 +78,9 @@ def _processes(path: Path, query: BatchQuery, workers: int) -> Iterator[ProcessP
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_open, initargs=(path, query))
     try:
+        with _deaf_to_interrupts():
+            for _ in range(workers):  # each task that finds no idle process starts one
+                pool.submit(os.getpid)
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
@@ -86,6 +89,19 @@ def _processes(path: Path, query: BatchQuery, workers: int) -> Iterator[ProcessP
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started in the block ignore Ctrl-C from their first moment: it is for this one, which ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Worker:
@@ -98,7 +114,6 @@ class _Worker:
 
 def _open(path: Path, query: BatchQuery) -> None:
     """Opens the bundle in a new process; the one that started it has compared the checksums."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _Worker.bundle = open_bundle(path, verify=False)
     _Worker.query = query
