@@ -29,6 +29,11 @@ def serve(
     ),
     namespace: str = typer.Option("recsys", help="Prefix of every key in the store."),
     store_dir: Path | None = typer.Option(None, help="Where the embedded store persists; default: beside the bundles."),
+    durable_events: bool = typer.Option(
+        False,
+        "--durable-events",
+        help="The embedded store answers once an event is on disk; else it is there within a second.",
+    ),
     listen: str = typer.Option("127.0.0.1:50051", help="HOST:PORT of the public services; port 0 takes a free one."),
     admin_listen: str = typer.Option("", help="HOST:PORT of Admin, or none; default: loopback, the next port."),
     metrics_listen: str = typer.Option("", help="HOST:PORT of /metrics, or none; default: loopback, the port after."),
@@ -49,16 +54,20 @@ def serve(
     import uvloop
 
     from recsys.config import parse_config
+    from recsys.errors import UsageError
     from services.rpc import logs
     from services.rpc.settings import ServeSettings
     from services.rpc.supervisor import Supervisor
 
+    if durable_events and redis_url:
+        raise UsageError("--durable-events is for the embedded store; tell your own Redis: appendfsync always")
     public, admin, metrics = _addresses(listen, admin_listen, metrics_listen)
     given = {
         "bundles": bundles.resolve(),
         "redis_url": redis_url or None,
         "namespace": namespace,
         "store_dir": store_dir,
+        "durable_events": durable_events,
         "listen": public,
         "admin": admin,
         "metrics": metrics,

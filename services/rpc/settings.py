@@ -91,6 +91,7 @@ class ServeSettings(Config):
         redis_url: the feature store; None starts an embedded one.
         namespace: prefix of every key in the store.
         store_dir: where the embedded store persists; None = beside the bundles.
+        durable_events: whether the embedded store has an event on disk before it answers, not within a second after.
         listen, admin, metrics: addresses; None turns admin or metrics off.
         workers: processes; each takes one core.
         max_in_flight: calls a worker works on at once; one more is refused.
@@ -107,6 +108,7 @@ class ServeSettings(Config):
     redis_url: str | None = Field(default=None, repr=False)
     namespace: str = "recsys"
     store_dir: Path | None = None
+    durable_events: bool = False
     listen: Address
     admin: Address | None = None
     metrics: Address | None = None

@@ -121,7 +121,7 @@ class Supervisor:
         """An embedded store when there is no URL."""
         if self.settings.redis_url is None:
             directory = embedded_store_directory(self.settings.bundles, self.settings.store_dir)
-            self._embedded = EmbeddedValkey(directory)
+            self._embedded = EmbeddedValkey(directory, durable=self.settings.durable_events)
             self.settings = self.settings.model_copy(update={"redis_url": self._embedded.url})
 
     async def _start_workers(self) -> None:

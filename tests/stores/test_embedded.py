@@ -19,7 +19,7 @@ from redis.exceptions import OutOfMemoryError
 
 from recsys.errors import MissingPartError, PreconditionError, StoreError
 from recsys.stores import embedded
-from recsys.stores.embedded import MAX_SOCKET_PATH, EmbeddedValkey
+from recsys.stores.embedded import MAX_SOCKET_PATH, EmbeddedValkey, holds_data, running_url
 from recsys.stores.redis_store import RedisStore
 from recsys.stores.store import Recorded
 from recsys.testing.store_contract import click, history
@@ -62,6 +62,30 @@ def test_a_log_cut_off_in_the_middle_of_a_write_loses_that_write_only(tmp_path: 
     with EmbeddedValkey(tmp_path) as server:
         client = Redis.from_url(server.url)
         assert (client.get("first"), client.get("second")) == (b"1", None)
+
+
+async def test_a_durable_store_has_on_disk_what_it_has_acknowledged(tmp_path: Path) -> None:
+    events = [click(1, n) for n in range(5)]
+    with EmbeddedValkey(tmp_path, durable=True) as server:
+        assert Redis.from_url(server.url).config_get("appendfsync") == {"appendfsync": "always"}
+        store = RedisStore(server.url, read_timeout=10, write_timeout=10)
+        for event in events:
+            assert (await store.record([event])).accepted == 1
+            server.kill()  # at once: no second passes
+            server.restart()
+        assert [entry.event async for entry in store.stream()] == events
+        await store.close()
+
+
+def test_a_running_store_is_found_by_its_directory(tmp_path: Path) -> None:
+    far = tmp_path / ("x" * 200)
+    for directory in (tmp_path / "near", far):
+        assert running_url(directory) is None
+        assert not holds_data(directory)
+        with EmbeddedValkey(directory) as server:
+            assert running_url(directory) == server.url
+        assert running_url(directory) is None
+        assert holds_data(directory)
 
 
 def test_a_second_server_in_the_same_directory_is_refused_by_name(
