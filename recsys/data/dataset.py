@@ -207,7 +207,7 @@ class DatasetWriter:
 
     def __enter__(self) -> Self:
         check_replaceable(self._path)
-        with _writing(self._path):
+        with writing_to(self._path):
             self.folder = self._directory.__enter__()
             self._events = EventFileWriter(self.folder / _EVENTS)
         return self
@@ -230,7 +230,7 @@ class DatasetWriter:
         Raises:
             DataError: for a missing column or value, or events that are not in order.
         """
-        with _writing(self._path):
+        with writing_to(self._path):
             self._events.write(batch)
 
     def finish(
@@ -251,7 +251,7 @@ class DatasetWriter:
         Raises:
             DataError: for a missing or repeated id, or no event at all.
         """
-        with _writing(self._path):
+        with writing_to(self._path):
             hashes = [self._events.close()]
             written = pl.scan_parquet(self.folder / _EVENTS)
             by_type = _count_by_type(written)
@@ -286,7 +286,12 @@ class DatasetWriter:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing_to(path: Path) -> Iterator[None]:
+    """Says of a disk's refusal which dataset cannot be written.
+
+    Raises:
+        DataError: in place of an OSError.
+    """
     try:
         yield
     except OSError as error:

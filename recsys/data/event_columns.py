@@ -86,6 +86,8 @@ def _type_rule(event_names: Mapping[str, str], flag: str) -> ColumnRule:
 
 def _number_rule(column: str, target: pl.DataType, *, required: bool) -> ColumnRule:
     number = pl.col(column).cast(target, strict=False)
+    if target.is_float():
+        number = pl.when(number.is_not_nan()).then(number).alias(column)
     empty = Check(pl.col(column).is_null(), pl.lit(f"{column} is empty"))
     reason = pl.format(f"{column} '{{}}' is not a number", pl.col(column).cast(pl.String))
     wrong = Check(pl.col(column).is_not_null() & number.is_null(), reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.ipc
 
-ROWS_IN_MEMORY: Final = 1 << 23
-"""Rows that are sorted at once: about 400 MB of events."""
+ROWS_IN_MEMORY: Final = 1 << 22
+"""Rows that are sorted at once: about 200 MB of events."""
 _GROUPS_A_RUN: Final = 256
 """Parts of a run that can be read on their own."""
 
@@ -51,21 +51,41 @@ def sorted_batches(
     """
     size = max(rows_in_memory // _GROUPS_A_RUN, 1)
     runs: list[_Run] = []
-    waiting: pl.DataFrame | None = None
-    for batch in frame.collect_batches(chunk_size=rows_in_memory, maintain_order=False, engine="streaming"):
-        if waiting is not None:
-            runs.append(_write_run(waiting.sort(keys), keys, size, scratch / f"{len(runs)}.arrow"))
-        waiting = batch
-    if waiting is None:
-        return
+
+    def spill(rows: pl.DataFrame) -> None:
+        runs.append(_write_run(rows.sort(keys), keys, size, scratch / f"{len(runs)}.arrow"))
+
+    batches = frame.collect_batches(chunk_size=rows_in_memory, maintain_order=False, engine="streaming")
+    only = next(batches, None)
+    for batch in batches:
+        if only is not None:
+            spill(only)
+            only = None
+        spill(batch)
+    if only is not None:
+        yield only.sort(keys)
     if not runs:
-        yield waiting.sort(keys)
         return
-    runs.append(_write_run(waiting.sort(keys), keys, size, scratch / f"{len(runs)}.arrow"))
-    del waiting, batch
     bounds = _bounds(runs, rows_in_memory // size)
     for low, high in zip(bounds, [*bounds[1:], None], strict=True):
         yield _read_range(runs, keys, low, high).sort(keys)
+
+
+def spooled(batches: Iterable[pl.DataFrame], scratch: Path) -> pl.LazyFrame:
+    """Batches of the same columns, at least one, as a frame to be read once more; only one stays in memory.
+
+    Args:
+        batches: what to keep.
+        scratch: a directory for them; the caller removes it when the frame has been read.
+    """
+    files: list[Path] = []
+    only: pl.DataFrame | None = None
+    for batch in batches:
+        for rows in (only, batch) if only is not None else (batch,) if files else ():
+            files.append(scratch / f"{len(files)}.arrow")
+            rows.write_ipc(files[-1], compression="lz4")
+        only = None if files else batch
+    return pl.scan_ipc(files) if only is None else only.lazy()
 
 
 def _write_run(rows: pl.DataFrame, keys: Sequence[str], size: int, file: Path) -> _Run:

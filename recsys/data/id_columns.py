@@ -8,10 +8,11 @@ from typing import Final, Literal
 
 import polars as pl
 
+from recsys.columns import CLICK_ID, EVENT_ID
 from recsys.data.checks import Check
 from recsys.data.dataset import IdKind
-from recsys.data.readers.raw import MALFORMED, RawTable
-from recsys.data.string_ids import KEY, key_dictionary
+from recsys.data.readers.raw import MALFORMED, ROW, RawTable
+from recsys.data.string_ids import KEY, hash_series, key_dictionary
 from recsys.errors import DataError
 
 IdPolicy = Literal["auto", "integer", "string"]
@@ -25,8 +26,8 @@ class IdPlan:
     """How the ids of one kind (users, items, events) are read.
 
     Attributes:
-        kind: integers as they are, or strings through `dictionary`.
-        dictionary: (id column, key) sorted by id; None for integers.
+        kind: integers as they are, or strings that are hashed.
+        dictionary: (id column, key) sorted by id; None for integers, and for strings that nobody asks back for.
         clean: whether every value has been seen to be there and of its kind: nothing is left to check.
     """
 
@@ -37,11 +38,14 @@ class IdPlan:
     def encode(self, frame: pl.LazyFrame, column: str) -> pl.LazyFrame:
         """`frame` with `column` as Int64 ids, null where the value is missing or not an id."""
         present = frame.collect_schema()
-        if self.dictionary is None:
+        if self.kind == "integer":
             kind = present[column]
             ids = pl.col(column).cast(pl.Int64, strict=False) if self.clean else as_integer(column, kind)
             return frame.with_columns(ids.alias(column))
         keys = frame.with_columns(as_text(column, present[column]).alias(column))
+        if self.dictionary is None:
+            hashed = pl.col(column).map_batches(hash_series, return_dtype=pl.Int64(), is_elementwise=True)
+            return keys.with_columns(hashed)
         dictionary = self.dictionary.lazy().rename({self.dictionary.columns[0]: "__id"})
         joined = keys.join(dictionary, left_on=column, right_on=KEY, how="left", maintain_order="left")
         return joined.with_columns(pl.col("__id").alias(column)).select(present.names())
@@ -67,12 +71,14 @@ class IdCounts:
         rows: those that could be taken apart.
         given: for each id column, how many of these have a value.
         integers: for each id column, how many of these values are integers.
+        end: bound on the numbers of the rows; above `total` where a file has blank lines.
     """
 
     total: int
     rows: int
     given: Mapping[str, int]
     integers: Mapping[str, int]
+    end: int
 
 
 def count_ids(table: RawTable, columns: Sequence[str]) -> IdCounts:
@@ -83,7 +89,7 @@ def count_ids(table: RawTable, columns: Sequence[str]) -> IdCounts:
     """
     kinds = table.columns()
     sound = pl.col(MALFORMED).is_null()
-    exprs = [pl.len().alias("total"), sound.sum().alias("rows")]
+    exprs = [pl.len().alias("total"), sound.sum().alias("rows"), pl.col(ROW).max().alias("last")]
     for column in columns:
         exprs.append((sound & as_text(column, kinds[column]).is_not_null()).sum().alias(f"given_{column}"))
         exprs.append((sound & as_integer(column, kinds[column]).is_not_null()).sum().alias(f"integers_{column}"))
@@ -93,6 +99,7 @@ def count_ids(table: RawTable, columns: Sequence[str]) -> IdCounts:
         found["rows"],
         {column: found[f"given_{column}"] for column in columns},
         {column: found[f"integers_{column}"] for column in columns},
+        0 if found["last"] is None else found["last"] + 1,
     )
 
 
@@ -102,7 +109,8 @@ def plan_ids(
     """Decides what the ids of one kind are, from every value there is.
 
     With "auto" they are integers when (nearly) all look like integers written the usual way, and
-    strings when most do not. What lies between is not guessed.
+    strings when most do not. What lies between is not guessed. Ids of events have no dictionary, which would be
+    as large as the events: of two whose hashes are equal, the later counts as a repetition.
 
     Args:
         tables: where the ids stand: a table, the column's name, and what a look at it has shown.
@@ -124,6 +132,8 @@ def plan_ids(
         )
     if kind == "integer":
         return IdPlan("integer", clean=integers == rows)
+    if id_column in (EVENT_ID, CLICK_ID):
+        return IdPlan("string", clean=given == rows)
     keys = [
         _well_formed(table).select(as_text(column, table.columns()[column]).alias(KEY)) for table, column, _ in tables
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -13,16 +13,20 @@ import polars as pl
 from recsys.columns import CLICK_ID, CREATED_MS, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.data.attributes import type_attributes
 from recsys.data.checks import WELL_FORMED, Check, Rejected, failing, passing, refuse_too_many
-from recsys.data.dataset import Dataset, check_replaceable, write_dataset
+from recsys.data.dataset import Dataset, check_replaceable, write_dataset, writing_to
 from recsys.data.event_columns import ColumnRule, column_rules, time_rule
+from recsys.data.external_sort import ROWS_IN_MEMORY, sorted_batches, spooled
 from recsys.data.id_columns import IdCounts, IdPlan, IdPolicy, count_ids, plan_ids
 from recsys.data.readers import READERS
 from recsys.data.readers.raw import ORDER, PLACE, ROW, RawData, RawTable, ReaderOptions
 from recsys.data.timestamps import plan_times
 from recsys.errors import UsageError
+from recsys.files import temporary_directory
 
 Report = Callable[[str], None]
 """Told in a few words what is being done."""
+_MAPPED: Final = ("table", "jsonl")
+"""The formats whose columns are told."""
 _ID_COLUMNS: Final = (USER_ID, ITEM_ID, EVENT_ID, CLICK_ID)
 
 Reject = Callable[[Rejected], None]
@@ -34,11 +38,12 @@ class ImportOptions:
     """How to read a source.
 
     Attributes:
-        reader: what only the `table` format takes.
+        reader: what only the formats take whose columns are told.
         event_names: a source's word for an event → impression, click or conversion.
         ids: what the ids are; "auto" looks.
         max_rejected: share of rows of a file that may be left out.
         name: of the dataset; the source's name when empty.
+        rows_in_memory: events that are sorted at once; more of them are sorted through files.
     """
 
     reader: ReaderOptions = field(default_factory=ReaderOptions)
@@ -46,6 +51,7 @@ class ImportOptions:
     ids: IdPolicy = "auto"
     max_rejected: float = 0.01
     name: str = ""
+    rows_in_memory: int = ROWS_IN_MEMORY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,8 +88,9 @@ def import_dataset(
     options = options or ImportOptions()
     if format_name not in READERS:
         raise UsageError(f"there is no format {format_name!r}; there are: {', '.join(READERS)}")
-    if options.reader.given and format_name != "table":
-        raise UsageError(f"{options.reader.given[0]} belongs to the format table; {format_name} knows its own columns")
+    if options.reader.given and format_name not in _MAPPED:
+        flag = options.reader.given[0]
+        raise UsageError(f"{flag} belongs to the formats {' and '.join(_MAPPED)}; {format_name} knows its own columns")
     check_replaceable(out)
     report(f"reading {path}")
     raw = READERS[format_name](path, options.reader)
@@ -121,26 +128,31 @@ def build_dataset(
     plans = _id_plans(raw, counts, options)
     time = time_rule(raw.events)
     report("checking events")
-    events = _events(raw.events, counts, plans, [*column_rules(raw.events, options.event_names), *time.rules], reject)
-    if time.kind == "order":
-        events = _with_positions(events)
-    items = None if raw.items is None else entity_table(raw.items, ITEM_ID, plans[ITEM_ID], reject)
-    users = None if raw.users is None else entity_table(raw.users, USER_ID, plans[USER_ID], reject)
-    report("sorting and writing")
-    dataset = write_dataset(
-        out,
-        events=events,
-        items=items,
-        users=users,
-        name=name,
-        time=time.kind,
-        user_keys=plans[USER_ID].dictionary,
-        item_keys=plans[ITEM_ID].dictionary,
-        rejected=pl.concat([found.rows for found in rejected]) if rejected else None,
-        row_ids=0 if EVENT_ID in raw.events.columns() else counts.total,
-        source=source,
-    )
-    return Imported(dataset, rejected, time.note)
+    rules = [*column_rules(raw.events, {**raw.event_names, **options.event_names}), *time.rules]
+    checked = _checked(raw.events, counts, plans, rules, reject)
+    with writing_to(out), temporary_directory(out.parent, f".{out.name}.") as scratch:
+        sorting = Sorting(scratch, options.rows_in_memory)
+        events = _with_event_ids(checked, counts.total, sorting, reject)
+        if time.kind == "order":
+            events = _with_positions(events, sorting)
+        items = None if raw.items is None else entity_table(raw.items, ITEM_ID, plans[ITEM_ID], reject)
+        users = None if raw.users is None else entity_table(raw.users, USER_ID, plans[USER_ID], reject)
+        report("sorting and writing")
+        dataset = write_dataset(
+            out,
+            events=events,
+            items=items,
+            users=users,
+            name=name,
+            time=time.kind,
+            user_keys=plans[USER_ID].dictionary,
+            item_keys=plans[ITEM_ID].dictionary,
+            rejected=pl.concat([found.rows for found in rejected]) if rejected else None,
+            row_ids=0 if EVENT_ID in raw.events.columns() else counts.end,
+            source=source,
+            rows_in_memory=options.rows_in_memory,
+        )
+    return Imported(dataset, rejected, raw.time_note or time.note)
 
 
 def _id_plans(raw: RawData, counts: IdCounts, options: ImportOptions) -> dict[str, IdPlan]:
@@ -157,9 +169,9 @@ def _id_plans(raw: RawData, counts: IdCounts, options: ImportOptions) -> dict[st
     return plans | (dict.fromkeys(own, plan(own, None, "auto")) if own else {})
 
 
-def _events(
+def _checked(
     table: RawTable, counts: IdCounts, plans: dict[str, IdPlan], rules: Sequence[ColumnRule], reject: Reject
-) -> pl.LazyFrame:
+) -> RawTable:
     """The usable events, their values in the dataset's terms."""
     kinds = table.columns()
     checks = [] if counts.rows == counts.total else [WELL_FORMED]
@@ -171,23 +183,55 @@ def _events(
     frame = passing(table.frame, checks).with_columns(rule.value for rule in rules)
     for column, plan in plans.items():
         frame = plan.encode(frame, column)
-    return _with_event_ids(RawTable(table.file, frame), counts.total, reject)
+    return RawTable(table.file, frame)
 
 
-def _with_event_ids(table: RawTable, total: int, reject: Reject) -> pl.LazyFrame:
+@dataclass(frozen=True, slots=True)
+class Sorting:
+    """Where rows that do not fit into memory are sorted, and how many of them do."""
+
+    scratch: Path
+    rows_in_memory: int
+
+    def batches(self, frame: pl.LazyFrame, *keys: str) -> Iterator[pl.DataFrame]:
+        """The rows sorted by `keys`, batch by batch."""
+        with temporary_directory(self.scratch, "runs.") as runs:
+            yield from sorted_batches(frame, keys, runs, self.rows_in_memory)
+
+
+def _with_event_ids(table: RawTable, total: int, sorting: Sorting, reject: Reject) -> pl.LazyFrame:
     """Events with an id each: their own, of which the first counts, or the number of their row."""
     if EVENT_ID not in table.columns():
         return table.frame.with_columns(pl.col(ROW).alias(EVENT_ID))
-    repeated = [Check(~pl.col(EVENT_ID).is_first_distinct(), pl.lit("its event_id stands in an earlier row"))]
+    again, last = [], None
+    for batch in sorting.batches(table.frame.select(EVENT_ID, ROW), EVENT_ID, ROW):
+        again.append(batch.filter(pl.col(EVENT_ID) == pl.col(EVENT_ID).shift(fill_value=last))[ROW])
+        last = batch[EVENT_ID][-1]
+    if not (rows := pl.concat(again)).len():
+        return table.frame
+    repeated = [Check(pl.col(ROW).is_in(rows.implode()), pl.lit("its event_id stands in an earlier row"))]
     reject(failing(table, repeated, total))
     return passing(table.frame, repeated)
 
 
-def _with_positions(frame: pl.LazyFrame) -> pl.LazyFrame:
+def _with_positions(frame: pl.LazyFrame, sorting: Sorting) -> pl.LazyFrame:
     """Events with the 0-based position in their user's history for a time."""
-    if ORDER in frame.collect_schema():
-        frame = frame.sort(ORDER, maintain_order=True)
-    return frame.with_columns(pl.int_range(pl.len()).over(USER_ID).alias(TIMESTAMP_MS))
+    order = (ORDER,) if ORDER in frame.collect_schema() else ()
+    folder = sorting.scratch / "positions"
+    folder.mkdir()
+    return spooled(_numbered(sorting.batches(frame, USER_ID, *order, ROW)), folder)
+
+
+def _numbered(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Events that come user by user, with their position among those of their user."""
+    number, user = pl.int_range(pl.len()), pl.col(USER_ID)
+    begin = pl.when(user.ne_missing(user.shift())).then(number).forward_fill()
+    last_user, last_position = None, -1
+    for batch in batches:
+        carried = pl.when(user == pl.lit(last_user, pl.Int64)).then(last_position + 1).otherwise(0)
+        numbered = batch.with_columns((number - begin + carried).alias(TIMESTAMP_MS))
+        last_user, last_position = numbered.select(USER_ID, TIMESTAMP_MS).row(-1)
+        yield numbered
 
 
 def entity_table(

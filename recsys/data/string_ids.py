@@ -28,6 +28,11 @@ def hash_keys(keys: Sequence[str] | pl.Series) -> Ids:
     return np.fromiter((hash_key(key) for key in keys), np.int64, count=len(keys))
 
 
+def hash_series(keys: pl.Series) -> pl.Series:
+    """`hash_key` of each string of a column, Int64, null where there is none."""
+    return pl.Series(keys.name, [None if key is None else hash_key(key) for key in keys], pl.Int64)
+
+
 def key_dictionary(keys: pl.Series, id_column: str) -> pl.DataFrame:
     """The dictionary (`id_column`, key) of distinct strings, sorted by id.
 

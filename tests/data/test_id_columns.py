@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 
 from recsys.data.id_columns import IdPlan, count_ids, plan_ids
-from recsys.data.readers.raw import MALFORMED, RawTable
+from recsys.data.readers.raw import MALFORMED, ROW, RawTable
 from recsys.data.string_ids import hash_key
 from recsys.errors import DataError
 
 
 def table(values: list[Any], kind: Any = None) -> RawTable:
     frame = pl.DataFrame({"id": pl.Series(values, dtype=kind)}).with_columns(pl.lit(None, pl.String).alias(MALFORMED))
-    return RawTable(Path("log.csv"), frame.lazy())
+    return RawTable(Path("log.csv"), frame.with_row_index(ROW).lazy())
 
 
 def plan(tables: list[RawTable], policy: Any = "auto") -> IdPlan:

@@ -86,7 +86,7 @@ def test_the_same_file_gives_the_same_content_hash(write, import_as) -> None:
 def test_an_unknown_format_and_a_flag_of_another_format_are_refused(write, import_as) -> None:
     with pytest.raises(UsageError, match="no format 'xml'; there are: pairs, table"):
         import_as("xml", write("log.txt", "1 2\n"))
-    with pytest.raises(UsageError, match="--columns belongs to the format table"):
+    with pytest.raises(UsageError, match="--columns belongs to the formats table and jsonl"):
         import_as("pairs", write("log.txt", "1 2\n"), columns={"user_id": "a"})
 
 

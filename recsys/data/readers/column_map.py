@@ -83,6 +83,35 @@ def recognise(present: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def event_map(path: Path, present: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """A map for events: the given one, else by common names; with ids and a time, or an order.
+
+    Args:
+        path: the file, for messages.
+        present: its columns.
+        columns: what the command line gave.
+
+    Raises:
+        UsageError: when it gives both a time and an order.
+        DataError: when a column is not there, or none is known to be an id or a time.
+    """
+    found = dict(columns) or recognise(present, EVENT_COLUMNS)
+    if TIMESTAMP_MS in columns and ORDER in columns:
+        raise UsageError(f"--columns: {TIMESTAMP_MS}= and {ORDER}= are two times for one event; give one of them")
+    check_sources(path, present, found)
+    for name in (USER_ID, ITEM_ID):
+        if name not in found:
+            raise DataError(f"{path}: which column is {name}? Say --columns {name}=…; it has: {', '.join(present)}")
+    if TIMESTAMP_MS not in found and ORDER not in found:
+        raise DataError(
+            f"{path}: which column is the time? Say --columns {TIMESTAMP_MS}=…, or {ORDER}=… for a column that only "
+            f"orders a user's events; it has: {', '.join(present)}"
+        )
+    if TIMESTAMP_MS in found:
+        found.pop(ORDER, None)
+    return found
+
+
 def attribute_map(path: Path, present: Sequence[str], id_column: str) -> dict[str, str]:
     """A map for a file of attributes about which nothing was said: its id, its title, the rest by their names.
 

@@ -10,7 +10,7 @@ from typing import Final
 import polars as pl
 
 ROW: Final = "__row"
-"""0-based number of the row among the rows of its file; an imported event's id."""
+"""Number of the row, 0-based, in its file or over all files of a table; an imported event's id."""
 LINE: Final = "__line"
 """1-based line of a text file, 1-based row of a Parquet file: where a person looks."""
 TEXT: Final = "__text"
@@ -35,11 +35,13 @@ class RawTable:
             String, stripped and null where empty, and is typed later; columns of other types
             (Parquet, split lists) stay as they are.
         typed: whether String columns are strings by the file's own word (Parquet), not just unparsed.
+        rows: bound on ROW: lines of the file after its header, or rows of a Parquet file; 0 where it is not known.
     """
 
     file: Path
     frame: pl.LazyFrame
     typed: bool = False
+    rows: int = 0
 
     def columns(self) -> pl.Schema:
         """The data columns and their types."""
@@ -53,11 +55,17 @@ class RawData:
     """Tables of one source.
 
     Events have user_id, item_id and either timestamp_ms, `order`, or neither (the file's own order).
+
+    Attributes:
+        event_names: the format's words for an event → impression, click or conversion.
+        time_note: how times are to be understood, for people, where the format settles it.
     """
 
     events: RawTable
     items: RawTable | None = None
     users: RawTable | None = None
+    event_names: Mapping[str, str] = field(default_factory=dict)
+    time_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

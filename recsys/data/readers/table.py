@@ -8,17 +8,18 @@ from typing import Final
 
 import polars as pl
 
-from recsys.columns import ITEM_ID, TIMESTAMP_MS, USER_ID
-from recsys.data.readers.column_map import EVENT_COLUMNS, attribute_map, check_sources, recognise
-from recsys.data.readers.raw import LINE, MALFORMED, ORDER, PLACE, ROW, TEXT, RawData, RawTable, ReaderOptions
+from recsys.columns import ITEM_ID, USER_ID
+from recsys.data.readers.column_map import attribute_map, check_sources, event_map
+from recsys.data.readers.parts import joined_parts, parts_of
+from recsys.data.readers.raw import FILE, LINE, MALFORMED, PLACE, ROW, TEXT, RawData, RawTable, ReaderOptions
 from recsys.data.readers.text import TextFile, check_file, filled, first_sentence, header_names, sniff_separator
-from recsys.errors import DataError, UsageError
+from recsys.errors import DataError
 
 _PARQUET_MAGIC: Final = b"PAR1"
 
 
 def read_table(path: Path, options: ReaderOptions) -> RawData:
-    """Events from `path`, attributes from the files of `options`."""
+    """Events from `path` (a file, a folder of them or a pattern), attributes from the files of `options`."""
     return RawData(
         _events(path, options.columns),
         None if options.items is None else open_attributes(options.items, options.item_columns, ITEM_ID),
@@ -35,24 +36,8 @@ def open_table(path: Path) -> RawTable:
 
 
 def _events(path: Path, columns: Mapping[str, str]) -> RawTable:
-    table = open_table(path)
-    present = list(table.columns())
-    if not columns:
-        columns = recognise(present, EVENT_COLUMNS)
-    elif TIMESTAMP_MS in columns and ORDER in columns:
-        raise UsageError(f"--columns: {TIMESTAMP_MS}= and {ORDER}= are two times for one event; give one of them")
-    check_sources(path, present, columns)
-    for name in (USER_ID, ITEM_ID):
-        if name not in columns:
-            raise DataError(f"{path}: which column is {name}? Say --columns {name}=…; it has: {', '.join(present)}")
-    if TIMESTAMP_MS not in columns and ORDER not in columns:
-        raise DataError(
-            f"{path}: which column is the time? Say --columns {TIMESTAMP_MS}=…, or {ORDER}=… for a column that only "
-            f"orders a user's events; it has: {', '.join(present)}"
-        )
-    if TIMESTAMP_MS in columns:
-        columns = {name: source for name, source in columns.items() if name != ORDER}
-    return _renamed(table, columns)
+    table = joined_parts(path, [open_table(part) for part in parts_of(path)])
+    return _renamed(table, event_map(path, list(table.columns()), columns))
 
 
 def open_attributes(path: Path, columns: Mapping[str, str], id_column: str) -> RawTable:
@@ -78,13 +63,14 @@ def open_attributes(path: Path, columns: Mapping[str, str], id_column: str) -> R
 
 def _renamed(table: RawTable, columns: Mapping[str, str]) -> RawTable:
     chosen = [pl.col(source).alias(name) for name, source in columns.items()]
-    return RawTable(table.file, table.frame.select(*PLACE, *chosen), table.typed)
+    places = [name for name in (*PLACE, FILE) if name in table.frame.collect_schema()]
+    return RawTable(table.file, table.frame.select(*places, *chosen), table.typed, table.rows)
 
 
 def _open_csv(path: Path) -> RawTable:
     file = TextFile.open(path, skip=1)
     separator = sniff_separator(file.header())
-    return RawTable(path, file.csv(separator, header_names(file, separator)))
+    return RawTable(path, file.csv(separator, header_names(file, separator)), rows=file.rows)
 
 
 def _open_parquet(path: Path) -> RawTable:
@@ -108,4 +94,4 @@ def _open_parquet(path: Path) -> RawTable:
             *(column.alias(name) for name, column in zip(schema, columns, strict=True)),
         )
     )
-    return RawTable(path, frame, typed=True)
+    return RawTable(path, frame, typed=True, rows=rows)

@@ -33,8 +33,8 @@ class TextFile:
 
     Attributes:
         path: where it is.
-        quoted: whether any line has a double quote.
         source: what is scanned: the path, or the whole content where it had to be decoded.
+        rows: lines after the header, blank ones too.
         quoted: whether any line has a double quote.
         lossy: whether some bytes are not UTF-8; the lines with them are malformed.
         skip: lines of its header.
@@ -42,6 +42,7 @@ class TextFile:
 
     path: Path
     source: Path | bytes
+    rows: int
     quoted: bool
     lossy: bool
     skip: int = 0
@@ -63,7 +64,7 @@ class TextFile:
         source: Path | bytes = path
         lossy = False
         try:
-            quoted = _has_quotes(source, lossy)
+            count, quoted = _look(source, lossy)
         except (pl.exceptions.PolarsError, OSError) as error:
             if "utf" not in str(error).lower():
                 raise DataError(f"{path}: cannot be read as text: {first_sentence(error)}") from None
@@ -71,10 +72,10 @@ class TextFile:
                 source = path.read_bytes().decode("latin-1").encode()
             else:
                 lossy = True
-            quoted = _has_quotes(source, lossy)
-        if quoted is None:
+            count, quoted = _look(source, lossy)
+        if not count:
             raise DataError(f"{path} is empty")
-        return cls(path, source, quoted, lossy, skip)
+        return cls(path, source, max(count - skip, 0), quoted, lossy, skip)
 
     def header(self) -> str:
         """The first line that is not blank, without a byte order mark."""
@@ -264,14 +265,14 @@ def _scan(source: Path | bytes, lossy: bool) -> pl.LazyFrame:
     ).with_columns(pl.col(TEXT).fill_null(""))
 
 
-def _has_quotes(source: Path | bytes, lossy: bool) -> bool | None:
-    """Whether any line has a double quote; None for a file without lines."""
+def _look(source: Path | bytes, lossy: bool) -> tuple[int, bool]:
+    """How many lines there are, and whether any has a double quote."""
     found = pl.col(TEXT).str.contains('"', literal=True).any()
     try:
         count, quoted = _scan(source, lossy).select(pl.len(), found.alias("quoted")).collect(engine="streaming").row(0)
     except pl.exceptions.NoDataError:
-        return None
-    return bool(quoted) if count else None
+        return 0, False
+    return count, bool(quoted)
 
 
 def _clean(text: pl.Expr) -> pl.Expr:

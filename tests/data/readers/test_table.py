@@ -202,7 +202,7 @@ def test_a_file_that_is_no_table_is_refused(write, import_as, content: str | byt
 
 def test_a_directory_or_nothing_is_refused(tmp_path: Path, import_as) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="is a directory; give a file"):
+    with pytest.raises(DataError, match="there is no file with data; give a file, a folder"):
         import_as("table", tmp_path / "folder")
     with pytest.raises(DataError, match="does not exist"):
         import_as("table", tmp_path / "nowhere")

@@ -1,0 +1,64 @@
+"""A table that comes as several files: the parts in a folder or of a pattern, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from recsys.data.readers.raw import FILE, ROW, RawTable
+from recsys.data.readers.text import first_sentence
+from recsys.errors import DataError
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files that `path` means, sorted by name: itself, those in the folder, or those of a pattern as `log-*.csv`.
+
+    Empty files and those whose names begin with "." or "_" are no parts.
+
+    Raises:
+        DataError: when there is none.
+    """
+    if path.is_dir():
+        found = list(path.iterdir())
+    elif path.exists() or not any(sign in path.name for sign in "*?["):
+        return [path]
+    else:
+        found = list(path.parent.glob(path.name))
+    parts = sorted(file for file in found if file.is_file() and file.name[0] not in "._" and file.stat().st_size)
+    if not parts:
+        raise DataError(f"{path}: there is no file with data; give a file, a folder of files, or a pattern")
+    return parts
+
+
+def joined_parts(path: Path, parts: Sequence[RawTable]) -> RawTable:
+    """Tables of the same columns as one, whose rows are numbered through.
+
+    Args:
+        path: what they were found by.
+        parts: at least one table, `rows` of each known.
+
+    Raises:
+        DataError: names a file whose columns are not those of the first.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    first, names = parts[0].columns(), parts[0].frame.collect_schema().names()
+    frames, above = [], 0
+    for part in parts:
+        columns = part.columns()
+        if set(columns) != set(first):
+            raise DataError(
+                f"{part.file}: its columns ({', '.join(columns)}) are not those of {parts[0].file.name} "
+                f"({', '.join(first)}); import them separately, or give a pattern that fits one kind"
+            )
+        numbered = part.frame.with_columns(pl.col(ROW) + above, pl.lit(part.file.name).alias(FILE))
+        frames.append(numbered.select(*names, FILE))
+        above += part.rows
+    try:
+        frame = pl.concat(frames, how="vertical_relaxed")
+        frame.collect_schema()
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: its files differ in the types of their columns: {first_sentence(error)}") from None
+    return RawTable(path, frame, all(part.typed for part in parts), above)
