@@ -52,6 +52,44 @@ def test_import_then_describe(recsys: Run, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_append_says_what_is_new_and_what_was_there(recsys: Run, tmp_path: Path) -> None:
+    header = "user_id,item_id,timestamp_ms\n"
+    rows = [f"{n},{n % 5},16000000{n:02}\n" for n in range(40)]
+    (tmp_path / "log.csv").write_text(header + "".join(rows[:30]))
+    (tmp_path / "later.csv").write_text(header + "".join(rows[20:]))
+    (tmp_path / "items.csv").write_text("item_id,title\n7,Dune\n")
+    recsys("import", "table", "log.csv", "--out", "data")
+    done = recsys("append", "data", "--events", "later.csv", "--items", "items.csv")
+    assert done.returncode == 0, done.stderr
+    said = "10 of 20 events are new, 10 were there already; data now holds 40 events of 40 users with 6 items"
+    assert said in done.stdout
+    again = recsys("append", "data", "--events", "later.csv", "--items", "items.csv", "--out", "other")
+    assert "0 of 20 events are new, 20 were there already; other still holds 40 events" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data"], "nothing to append: give --events, --items or --users"),
+        (["nowhere", "--events", "log.csv"], "nowhere does not exist"),
+        (["data", "--events", "nowhere"], "nowhere does not exist"),
+        (["data", "--events", "bad.csv"], "2 of 2 rows cannot be used"),
+        (["data", "--events", "log.csv", "--event-names", "view=look"], "--event-names view=look: an event is one of"),
+        (["data", "--item-columns", "item_id=a"], "needs --items FILE"),
+        (["data", "--events", "log.csv", "--out", "."], "exists and is not a dataset"),
+    ],
+)
+def test_a_mistake_in_an_append_leaves_the_dataset_as_it_is(
+    recsys: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp_ms,event\n1,2,1600000000,click\n")
+    (tmp_path / "bad.csv").write_text("user_id,item_id,timestamp_ms,event\nx,2,1600000000,click\n1,,1,stare\n")
+    recsys("import", "table", "log.csv", "--out", "data")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    assert message in refused(recsys("append", *arguments))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
 def test_rejected_rows_are_counted_and_shown(recsys: Run, tmp_path: Path) -> None:
     lines = [f"{n} {n}" for n in range(500)]
     lines[41] = "42 [x]"
