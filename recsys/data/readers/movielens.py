@@ -1,14 +1,18 @@
-"""Readers of the MovieLens releases: `.dat` files with "::" and `.csv` files, and the oldest set's `u.*` files."""
+"""Readers of the MovieLens releases: `.dat` files with "::" and `.csv` files, and the oldest set's `u.*` files.
+
+A rating becomes a click whose value is the rating.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import polars as pl
 
-from recsys.columns import ITEM_ID, TIMESTAMP_MS, TITLE, USER_ID
+from recsys.columns import ITEM_ID, TIMESTAMP_MS, TITLE, USER_ID, VALUE
 from recsys.data.readers.raw import PLACE, RawData, RawTable, ReaderOptions
 from recsys.data.readers.text import TextFile, header_names
 from recsys.errors import DataError
@@ -20,10 +24,10 @@ _YEAR_AT_END: Final = r"\s*\((\d{4})\)\s*$"
 def read_movielens_dat(path: Path, options: ReaderOptions) -> RawData:
     """A folder with ratings.dat and, where there, movies.dat and users.dat (MovieLens 1M, 10M)."""
     folder = _folder(path, "ratings.dat")
-    ratings = _dat(folder / "ratings.dat", (USER_ID, ITEM_ID, "rating", TIMESTAMP_MS))
+    ratings = _dat(folder / "ratings.dat", (USER_ID, ITEM_ID, VALUE, TIMESTAMP_MS))
     movies, users = folder / "movies.dat", folder / "users.dat"
     return RawData(
-        _events(ratings),
+        ratings,
         _movies(_dat(movies, (ITEM_ID, TITLE, "genres"))) if movies.is_file() else None,
         _dat(users, (USER_ID, "gender", "age", "occupation", "zip_code")) if users.is_file() else None,
     )
@@ -32,16 +36,17 @@ def read_movielens_dat(path: Path, options: ReaderOptions) -> RawData:
 def read_movielens_csv(path: Path, options: ReaderOptions) -> RawData:
     """A folder with ratings.csv and, where there, movies.csv (MovieLens 20M and later, latest-small)."""
     folder = _folder(path, "ratings.csv")
-    ratings = _csv(folder / "ratings.csv", {"userId": USER_ID, "movieId": ITEM_ID, "timestamp": TIMESTAMP_MS})
+    columns = {"userId": USER_ID, "movieId": ITEM_ID, "timestamp": TIMESTAMP_MS}
+    ratings = _csv(folder / "ratings.csv", columns, {"rating": VALUE})
     movies = folder / "movies.csv"
-    columns = {"movieId": ITEM_ID, "title": TITLE, "genres": "genres"}
-    return RawData(_events(ratings), _movies(_csv(movies, columns)) if movies.is_file() else None)
+    movie_columns = {"movieId": ITEM_ID, "title": TITLE, "genres": "genres"}
+    return RawData(ratings, _movies(_csv(movies, movie_columns)) if movies.is_file() else None)
 
 
 def read_movielens_100k(path: Path, options: ReaderOptions) -> RawData:
     """The folder of MovieLens 100K: u.data, u.item (19 columns of 0 or 1 are its genres), u.genre, u.user."""
     folder = _folder(path, "u.data")
-    events = TextFile.open(folder / "u.data").fields("\t", (USER_ID, ITEM_ID, "rating", TIMESTAMP_MS))
+    events = TextFile.open(folder / "u.data").fields("\t", (USER_ID, ITEM_ID, VALUE, TIMESTAMP_MS))
     genres = [line.partition("|")[0] for line in (folder / "u.genre").read_text("latin-1").splitlines() if line.strip()]
     item_columns = (ITEM_ID, TITLE, "released", "video", "url", *genres)
     items = TextFile.open(folder / "u.item", latin=True).fields("|", item_columns)
@@ -49,7 +54,7 @@ def read_movielens_100k(path: Path, options: ReaderOptions) -> RawData:
     listed = items.select(*PLACE, ITEM_ID, TITLE, pl.concat_list(flags).list.drop_nulls().alias("genres"))
     users = TextFile.open(folder / "u.user").fields("|", (USER_ID, "age", "gender", "occupation", "zip_code"))
     return RawData(
-        _events(RawTable(folder / "u.data", events)),
+        RawTable(folder / "u.data", events),
         RawTable(folder / "u.item", split_year(listed)),
         RawTable(folder / "u.user", users),
     )
@@ -71,10 +76,6 @@ def _folder(path: Path, needed: str) -> Path:
     return folder
 
 
-def _events(ratings: RawTable) -> RawTable:
-    return RawTable(ratings.file, ratings.frame.select(*PLACE, USER_ID, ITEM_ID, TIMESTAMP_MS))
-
-
 def _movies(movies: RawTable) -> RawTable:
     genres = pl.col("genres").str.split("|").list.filter(pl.element() != _NO_GENRES)
     return RawTable(movies.file, split_year(movies.frame).with_columns(genres))
@@ -84,11 +85,12 @@ def _dat(path: Path, names: Sequence[str]) -> RawTable:
     return RawTable(path, TextFile.open(path, latin=True).fields("::", names))
 
 
-def _csv(path: Path, columns: dict[str, str]) -> RawTable:
+def _csv(path: Path, columns: dict[str, str], where_there: Mapping[str, str] = MappingProxyType({})) -> RawTable:
     file = TextFile.open(path, skip=1)
     names = header_names(file, ",")
     for name in columns:
         if name not in names:
             raise DataError(f"{path}: has no column {name!r}; it has: {', '.join(names)}")
-    chosen = [pl.col(source).alias(name) for source, name in columns.items()]
+    there = {source: name for source, name in where_there.items() if source in names}
+    chosen = [pl.col(source).alias(name) for source, name in (columns | there).items()]
     return RawTable(path, file.csv(",", names).select(*PLACE, *chosen))

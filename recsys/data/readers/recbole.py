@@ -7,19 +7,21 @@ from typing import Final
 
 import polars as pl
 
-from recsys.columns import CREATED_MS, ITEM_ID, TIMESTAMP_MS, TITLE, USER_ID
+from recsys.columns import CREATED_MS, ITEM_ID, TIMESTAMP_MS, TITLE, USER_ID, VALUE
 from recsys.data.readers.column_map import recognise
 from recsys.data.readers.raw import MALFORMED, PLACE, RawData, RawTable, ReaderOptions
 from recsys.data.readers.text import TextFile, header_names
 from recsys.errors import DataError
 
 _KINDS: Final = ("token", "token_seq", "float", "float_seq")
+_RATING: Final = "rating"
 
 
 def read_recbole(path: Path, options: ReaderOptions) -> RawData:
     """A NAME.inter file, or a folder with one, and beside it NAME.item and NAME.user where they are.
 
-    A token stands as it is, a token_seq is a list (a title is put together again), a float a number.
+    A token stands as it is, a token_seq is a list (a title is put together again), a float a number. An
+    interaction is a click; its rating, where there is one, is the click's value.
     """
     inter = _interactions(path)
     events, _ = _atomic(inter)
@@ -28,6 +30,8 @@ def read_recbole(path: Path, options: ReaderOptions) -> RawData:
     for name in (USER_ID, ITEM_ID):
         if name not in columns:
             raise DataError(f"{inter}: its header names no {name}; it has: {', '.join(names)}")
+    if _RATING in names:
+        columns[VALUE] = _RATING
     chosen = [pl.col(source).alias(name) for name, source in columns.items()]
     return RawData(
         RawTable(inter, events.frame.select(*PLACE, *chosen)),

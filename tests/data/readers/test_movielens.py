@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from recsys.columns import EVENT_ID, VALUE
+from recsys.data.dataset import Dataset
 from recsys.data.importing import ImportOptions, build_dataset
 from recsys.data.readers.movielens import read_movielens_100k
 from recsys.data.readers.raw import ReaderOptions
@@ -54,6 +56,20 @@ def test_the_files_of_the_oldest_set(write, tmp_path: Path) -> None:
         {"item_id": 242, "title": "Kolya", "genres": ["Action", "Comedy"], "year": 1996},
     ]
     assert dataset.users()["occupation"].to_list() == ["technician", "other"]
+
+
+def values(dataset: Dataset) -> list[float | None]:
+    return dataset.events().sort(EVENT_ID).collect()[VALUE].to_list()
+
+
+def test_a_rating_is_the_value_of_its_click(write, import_as) -> None:
+    dat = import_as("movielens-dat", write("ml/ratings.dat", "1::1193::5::978300760\n2::661::3::978302109\n"))
+    assert values(dat.dataset) == [5.0, 3.0]
+    header = "userId,movieId,rating,timestamp"
+    csv = import_as("movielens-csv", write("ml/ratings.csv", f"{header}\n1,31,2.5,1260759144\n1,29,,1260759179\n"))
+    assert values(csv.dataset) == [2.5, None]
+    bare = import_as("movielens-csv", write("ml/ratings.csv", "userId,movieId,timestamp\n1,31,1260759144\n"))
+    assert values(bare.dataset) == [None]
 
 
 def test_ratings_alone_are_enough(write, import_as) -> None:
