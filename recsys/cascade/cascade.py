@@ -15,6 +15,7 @@ from recsys.cascade.answers import ChannelAnswer, ChannelStatus, Ranked, Recalle
 from recsys.cascade.merge import Merge, ReciprocalRankFusion
 from recsys.config import Config
 from recsys.errors import ConfigError, DeadlineError, PreconditionError, RequestError
+from recsys.index.ordering import best_first
 from recsys.ranking.scorer import Scorer, Stage
 from recsys.retrieval.channel import Channel
 from recsys.types import MAX_CHANNELS, Candidates, Deadline, Offsets, RowMask, Scores, Users, offsets_of
@@ -148,7 +149,7 @@ class Cascade:
                 degraded.append(stage.value)
             else:
                 left = k if stage is running[-1] else max(k, self.config.pre_ranked)
-                candidates, scores = best_first(candidates, scored, left)
+                candidates, scores = reordered(candidates, scored, left)
             stages.append(StageReport(stage.value, count_in, len(candidates.rows), clock.lap(), candidates))
 
         count_in = len(candidates.rows)
@@ -228,10 +229,10 @@ def _answer(
     return ChannelAnswer(channel.name, status, candidates, (time.perf_counter_ns() - started) // 1000)
 
 
-def best_first(candidates: Candidates, scores: Scores, k: int) -> tuple[Candidates, Scores]:
+def reordered(candidates: Candidates, scores: Scores, k: int) -> tuple[Candidates, Scores]:
     """Orders each user's candidates by score, equal ones as they stood, and keeps the first k."""
     parts = [
-        np.argsort(-scores.score[start:stop], kind="stable")[:k] + start
+        best_first(scores.score[start:stop])[:k] + start
         for start, stop in zip(candidates.offsets[:-1], candidates.offsets[1:], strict=True)
     ]
     order = np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -18,6 +18,7 @@ from recsys.index.files import open_parts, save_parts
 from recsys.index.gpu import GpuSearch, use_gpu
 from recsys.index.graph import Graph
 from recsys.index.inverted_file import InvertedFile
+from recsys.index.ordering import best_first
 from recsys.index.recall import recall_at
 from recsys.index.tuning import remedy, tune
 from recsys.types import Floats, RaggedRows, RowMask, Rows
@@ -218,7 +219,7 @@ class VectorIndex:
         proposals = self._engine.propose(queries, k, None if allowed is None else allowed.allowed, excluded)
         for b, proposed in enumerate(proposals):
             exact = self.scores(proposed, queries[b])
-            best = np.argsort(-exact, kind="stable")[:k]
+            best = best_first(exact)[:k]
             rows[b, : len(best)] = proposed[best]
             scores[b, : len(best)] = exact[best]
         return rows, scores

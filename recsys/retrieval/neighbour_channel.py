@@ -15,6 +15,7 @@ from recsys.errors import BundleError, DataError
 from recsys.features.online import OnlineEncoder
 from recsys.files import replacing
 from recsys.index.engine import is_member
+from recsys.index.ordering import best_first
 from recsys.types import Candidates, Deadline, Floats, Offsets, RaggedRows, RowMask, Rows, Users, offsets_of
 
 OFFSETS: Final = "offsets.npy"
@@ -196,7 +197,7 @@ def _best(votes: Floats, k: int) -> NDArray[np.int64]:
         # Zeros stay out of it: on thousands of equal values np.partition takes a hundred times as long.
         kept = np.flatnonzero(positive >= np.partition(positive, len(positions) - k)[len(positions) - k])
         positions, positive = positions[kept], positive[kept]
-    return positions[np.argsort(-positive, kind="stable")[:k]]
+    return positions[best_first(positive)[:k]]
 
 
 def _map(path: Path) -> NDArray[Any]:
