@@ -78,7 +78,8 @@ def _type_rule(event_names: Mapping[str, str], flag: str) -> ColumnRule:
             raise UsageError(f"{flag} {word}={meaning}: an event is one of {', '.join(EventType)}")
     names = known | {word.lower(): meaning for word, meaning in event_names.items()}
     given = pl.col(EVENT).cast(pl.String).str.strip_chars().str.to_lowercase()
-    typed = given.replace_strict(names, default=None, return_dtype=pl.String)
+    # replace_strict would hold all rows in memory
+    typed = pl.coalesce(pl.when(given == word).then(pl.lit(meaning)) for word, meaning in names.items())
     reason = pl.format(f"event '{{}}' is none of {', '.join(names)} ({flag} names others)", pl.col(EVENT))
     empty = Check(pl.col(EVENT).is_null(), pl.lit("event is empty"))
     return ColumnRule([empty, Check(typed.is_null(), reason)], typed.alias(EVENT))

@@ -18,7 +18,18 @@ from recsys.data.event_columns import ColumnRule, column_rules, time_rule
 from recsys.data.external_sort import ROWS_IN_MEMORY, sorted_batches, spooled
 from recsys.data.id_columns import IdCounts, IdPlan, IdPolicy, count_ids, plan_ids
 from recsys.data.readers import READERS
-from recsys.data.readers.raw import ORDER, PLACE, ROW, RawData, RawTable, ReaderOptions
+from recsys.data.readers.raw import (
+    FILE,
+    LINE,
+    MALFORMED,
+    ORDER,
+    PLACE,
+    ROW,
+    TEXT,
+    RawData,
+    RawTable,
+    ReaderOptions,
+)
 from recsys.data.timestamps import plan_times
 from recsys.errors import UsageError
 from recsys.files import temporary_directory
@@ -219,7 +230,8 @@ def _with_positions(frame: pl.LazyFrame, sorting: Sorting) -> pl.LazyFrame:
     order = (ORDER,) if ORDER in frame.collect_schema() else ()
     folder = sorting.scratch / "positions"
     folder.mkdir()
-    return spooled(_numbered(sorting.batches(frame, USER_ID, *order, ROW)), folder)
+    slim = frame.select(pl.exclude(LINE, TEXT, MALFORMED, FILE))
+    return spooled(_numbered(sorting.batches(slim, USER_ID, *order, ROW)), folder)
 
 
 def _numbered(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
