@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from recsys.columns import ITEM_ID, TIMESTAMP_MS, USER_ID
+from recsys.columns import EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.data import string_ids
 from recsys.data.dataset import Dataset
-from recsys.data.importing import import_dataset
+from recsys.data.importing import ImportOptions, import_dataset
+from recsys.data.readers.raw import ReaderOptions
 from recsys.data.string_ids import hash_key
 from recsys.errors import DataError, UsageError
 
@@ -113,6 +118,107 @@ def test_large_random_data_come_back_as_numpy_would_sort_them(tmp_path: Path, im
     assert import_as("table", tmp_path / "log.parquet").events == expected
 
 
+@st.composite
+def logs(draw: st.DrawFn) -> pl.DataFrame:
+    """Events with ids of their own that may repeat, times that may be equal, some rows no event."""
+    rows = draw(
+        st.lists(
+            st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(0, 6), st.integers(0, 40)),
+            min_size=1,
+            max_size=60,
+        )
+    )
+    return pl.DataFrame(rows, ["user", "item", "ts", "id"], orient="row")
+
+
+def by_hand(log: pl.DataFrame, *, ids: bool, times: bool) -> list[tuple[int, int, int, int]]:
+    """What an import of a log means, in plain Python: (user, item, time, event id), sorted."""
+    seen, length, events = set(), dict.fromkeys(log["user"], 0), []
+    rows = list(enumerate(log.rows()))
+    for number, (user, item, when, event) in rows if times else sorted(rows, key=lambda row: (row[1][2], row[0])):
+        if ids and event in seen:
+            continue
+        seen.add(event)
+        events.append((user, item, when * 1000 if times else length[user], event if ids else number))
+        length[user] += 1
+    return sorted(events, key=lambda row: row[2:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(logs(), st.integers(1, 70), st.booleans(), st.booleans())
+def test_the_dataset_does_not_depend_on_how_many_rows_fit_into_memory(
+    log: pl.DataFrame, rows_in_memory: int, ids: bool, times: bool
+) -> None:
+    columns = {"user_id": "user", "item_id": "item", "timestamp_ms" if times else "order": "ts"}
+    reader = ReaderOptions(columns=columns | ({"event_id": "id"} if ids else {}))
+    if not times and ids:  # of events with one id the first row counts, whatever its order
+        log = log.unique("id", keep="first", maintain_order=True)
+    with tempfile.TemporaryDirectory() as folder:
+        log.write_csv(f"{folder}/log.csv")
+        hashes = set()
+        for most in (rows_in_memory, 1000):
+            options = ImportOptions(reader=reader, max_rejected=1.0, rows_in_memory=most)
+            dataset = import_dataset("table", Path(folder, "log.csv"), Path(folder, "out"), options).dataset
+            events = dataset.events().select(USER_ID, ITEM_ID, TIMESTAMP_MS, EVENT_ID).collect().rows()
+            assert events == by_hand(log, ids=ids, times=times)
+            hashes.add(dataset.info.content_hash)
+        assert len(hashes) == 1
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["log.csv", "out"]
+
+
+EVENT_LOG = "user,item,ts,type,id\n" + "".join(f"u{n % 7},{n % 11},{10**9 + n},view,e{n}\n" for n in range(50))
+QUOTED_LOG = EVENT_LOG.replace(",view,", ',"view",')
+JSON_LOG = "".join(json.dumps({"u": n % 7, "i": n % 11, "t": 10**9 + n}) + "\n" for n in range(50))
+COLUMNS = {"user_id": "user", "item_id": "item", "timestamp_ms": "ts", "event": "type", "event_id": "id"}
+
+
+@pytest.mark.parametrize(
+    ("format_name", "text", "columns"),
+    [
+        ("table", EVENT_LOG, COLUMNS),
+        ("table", QUOTED_LOG, COLUMNS),
+        ("jsonl", JSON_LOG, {"user_id": "u", "item_id": "i", "timestamp_ms": "t"}),
+        ("pairs", pairs(50, 0), {}),
+        ("userbehavior", "".join(f"1,{n % 7},5,pv,{10**9 + n}\n" for n in range(50)), {}),
+        ("criteo-conversion", "".join(f"{n}\t{n + 1}{17 * chr(9)}\n" for n in range(50)), {}),
+    ],
+    ids=["csv", "quoted csv", "jsonl", "pairs", "userbehavior", "criteo-conversion"],
+)
+def test_no_step_over_all_events_holds_them_all(
+    write, import_as, monkeypatch: pytest.MonkeyPatch, format_name: str, text: str, columns: dict[str, str]
+) -> None:
+    plans: list[str] = []
+
+    def noting(run):
+        def noted(frame: pl.LazyFrame, *args, **kwargs):
+            if "multi-scan" in (plan := physical_plan(frame)):
+                plans.append(plan)
+            return run(frame, *args, **kwargs)
+
+        return noted
+
+    for name in ("collect", "collect_batches"):
+        monkeypatch.setattr(pl.LazyFrame, name, noting(getattr(pl.LazyFrame, name)))
+    import_as(format_name, write("log", text), columns=columns, event_names={"view": "impression"})
+    assert len(plans) >= 4
+    assert [plan for plan in plans if IN_MEMORY in plan] == []
+
+
+IN_MEMORY = 'fillcolor="0.0 0.3 1.0"'
+"""How polars draws a step of a plan that its streaming engine leaves to the one that holds everything in memory."""
+
+
+def physical_plan(frame: pl.LazyFrame) -> str:
+    drawn = frame.show_graph(engine="streaming", plan_stage="physical", raw_output=True, show=False)
+    assert drawn is not None
+    return drawn
+
+
+def test_polars_draws_in_memory_steps_as_the_test_above_expects() -> None:
+    held = pl.LazyFrame({"a": ["x"]}).select(pl.col("a").replace_strict({"x": "y"}, default=None))
+    assert IN_MEMORY in physical_plan(held)
+
+
 @pytest.mark.parametrize("after", [0.05, 0.2, 0.5, 0.9])
 def test_an_import_killed_on_the_spot_leaves_the_old_or_the_new_dataset(tmp_path: Path, after: float) -> None:
     old, new = tmp_path / "old.txt", tmp_path / "new.txt"
@@ -122,9 +228,10 @@ def test_an_import_killed_on_the_spot_leaves_the_old_or_the_new_dataset(tmp_path
     out = tmp_path / "out"
     import_dataset("pairs", old, out)
     script = (
-        "import sys; from pathlib import Path; from recsys.data.importing import import_dataset\n"
+        "import sys; from pathlib import Path; from recsys.data.importing import ImportOptions, import_dataset\n"
         "print('start', flush=True)\n"
-        "import_dataset('pairs', Path(sys.argv[1]), Path(sys.argv[2]), None, lambda step: print(step, flush=True))"
+        "options = ImportOptions(rows_in_memory=20_000)\n"
+        "import_dataset('pairs', Path(sys.argv[1]), Path(sys.argv[2]), options, lambda step: print(step, flush=True))"
     )
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", script, str(new), str(tmp_path / "whole")], check=True, capture_output=True)
@@ -141,6 +248,8 @@ def test_an_import_killed_on_the_spot_leaves_the_old_or_the_new_dataset(tmp_path
     dataset = Dataset.open(out)
     assert dataset.info.counts.events in (2, rows)
     assert dataset.events().select(pl.len()).collect().item() == dataset.info.counts.events
+    import_dataset("pairs", old, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.txt", "old.txt", "out", "whole"]
 
 
 @pytest.mark.data

@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 
 from recsys.data.readers.raw import FILE, ROW, RawTable
-from recsys.data.readers.text import first_sentence
 from recsys.errors import DataError
 
 
@@ -40,7 +39,7 @@ def joined_parts(path: Path, parts: Sequence[RawTable]) -> RawTable:
         parts: at least one table, `rows` of each known.
 
     Raises:
-        DataError: names a file whose columns are not those of the first.
+        DataError: names a file whose columns are not those of the first, or not of their types.
     """
     if len(parts) == 1:
         return parts[0]
@@ -53,12 +52,13 @@ def joined_parts(path: Path, parts: Sequence[RawTable]) -> RawTable:
                 f"{part.file}: its columns ({', '.join(columns)}) are not those of {parts[0].file.name} "
                 f"({', '.join(first)}); import them separately, or give a pattern that fits one kind"
             )
+        for name, kind in columns.items():
+            if kind != first[name] and not (kind.is_numeric() and first[name].is_numeric()):
+                raise DataError(
+                    f"{part.file}: its column {name!r} is {kind}, that of {parts[0].file.name} is {first[name]}; "
+                    "import them separately"
+                )
         numbered = part.frame.with_columns(pl.col(ROW) + above, pl.lit(part.file.name).alias(FILE))
         frames.append(numbered.select(*names, FILE))
         above += part.rows
-    try:
-        frame = pl.concat(frames, how="vertical_relaxed")
-        frame.collect_schema()
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: its files differ in the types of their columns: {first_sentence(error)}") from None
-    return RawTable(path, frame, all(part.typed for part in parts), above)
+    return RawTable(path, pl.concat(frames, how="vertical_relaxed"), all(part.typed for part in parts), above)
