@@ -185,5 +185,8 @@ class _Tally:
         console.print(
             f"{self._rows:,} rows for {self._users:,} users of bundle {bundle.version} in {out} ({size:.1f} MB)"
         )
-        console.print(f"{self._cold:,} of them have no history and were answered as new users are")
+        if self._cold:
+            console.print(
+                f"{self._cold:,} of them have no history here: they were answered as the server answers new users"
+            )
         console.print(f"{steady:,.0f} users/s from the first answer to the whole file; {seconds:.1f} s with all starts")

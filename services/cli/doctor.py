@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     purpose: str = typer.Option(
-        SERVING, "--for", help="serve: what a server needs. train: also torch, Ray and the rest of recsys[train]."
+        SERVING, "--for", help="serve: what a server needs. train: also torch, Ray and what else training needs."
     ),
     redis_url: str = typer.Option(
         "", envvar="RECSYS_REDIS_URL", help="The feature store to ask; with none, the embedded one is tried."
