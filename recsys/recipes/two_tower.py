@@ -121,9 +121,8 @@ class TwoTowerRecipe:
         directory = component_directory(out, self.name)
         directory.mkdir(parents=True, exist_ok=True)
         exported = export_user_tower(model, directory / TOWER, view.seed)
-        vectors = item_vectors(model)
-        index, index_report = VectorIndex.build(
-            vectors, config.index.model_copy(update={"metric": config.similarity}), _queries(model, view)
+        index, index_report = VectorIndex.build(  # holds the only reference: the index may let go of the vectors
+            item_vectors(model), config.index.model_copy(update={"metric": config.similarity}), _queries(model, view)
         )
         index.save(directory / INDEX)
         if model.history is not None:
