@@ -7,7 +7,7 @@ come from the classes of the page (`model`, `cascade`, `baseline`, `line-0` … 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -15,7 +15,7 @@ _CHARACTER = 7.4
 """Width of an average character of a label in a wide font, in units of the drawing."""
 _WIDE = 1180
 """Width of a panel of the page, so that letters keep their size."""
-_MARKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_MARKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,32 @@ class Line:
     values: Sequence[float | None]
     kind: str
     intervals: Sequence[tuple[float, float] | None] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A vertical scale: round marks from the bottom up, and how high a value stands, from 0 to 1."""
+
+    marks: Sequence[float]
+    height: Callable[[float], float]
+
+
+def linear(values: Iterable[float | None]) -> Scale:
+    """From 0 to at least the largest value."""
+    marks = ticks(max((value for value in values if value is not None), default=0.0))
+    return Scale(marks, lambda value: value / marks[-1])
+
+
+def nines(top: float = 0.999) -> Scale:
+    """For shares near 1, from .5: each halving of what is missed rises as far as the one before; 1 is drawn on top."""
+    marks = [mark for mark in (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999) if mark <= top]
+    low, high = math.log(1 - marks[0]), math.log((1 - top) / 2)
+
+    def height(value: float) -> float:
+        missed = min(max(1 - value, (1 - top) / 2), 1 - marks[0])
+        return (math.log(missed) - low) / (high - low)
+
+    return Scale([*marks, 1.0], height)
 
 
 def ticks(top: float, about: int = 5) -> list[float]:
@@ -78,52 +104,65 @@ def bars(rows: Sequence[Bar], title: str, description: str, *, unit: str = "", w
 
 
 def curves(
-    xs: Sequence[float], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = _WIDE
+    xs: Sequence[float],
+    lines: Sequence[Line],
+    title: str,
+    description: str,
+    *,
+    x_label: str,
+    scale: Scale | None = None,
+    width: int = _WIDE,
 ) -> str:
-    """Lines over a logarithmic x (positive, ascending), each named at its right end."""
+    """Lines over a logarithmic x (positive, ascending), each named beside its last point; one point alone is a dot."""
     height, left, top, bottom = 360, 48, 12, 46
     right = 26 + _CHARACTER * max(len(line.label) for line in lines)
-    marks = ticks(max(v for line in lines for v in line.values if v is not None))
+    scale = scale or linear(value for line in lines for value in line.values)
     low, span = math.log(xs[0]), math.log(xs[-1]) - math.log(xs[0])
 
     def x(value: float) -> float:
         return left + (width - left - right) * (math.log(value) - low) / span
 
     def y(value: float) -> float:
-        return height - bottom - (height - top - bottom) * value / marks[-1]
+        return height - bottom - (height - top - bottom) * scale.height(value)
 
-    parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in marks]
-    parts += [_tick_x(x(mark), height - bottom, f"{mark:.2g}" if mark < 100 else f"{mark:g}") for mark in _marks(xs)]
+    parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in scale.marks]
+    parts += [_tick_x(x(mark), height - bottom, f"{mark:.2g}" if mark < 100 else f"{mark:,g}") for mark in _marks(xs)]
     parts.append(_text((left + width - right) / 2, height - 6, x_label, "tick middle"))
-    ends = _spread([y(line.values[-1] or 0.0) for line in lines], 15.0, top, height - bottom)
+    ends = _spread([y(_last(line)) for line in lines], 15.0, top, height - bottom)
     for line, end in zip(lines, ends, strict=True):
         points = [(x(a), y(b)) for a, b in zip(xs, line.values, strict=True) if b is not None]
-        parts.append(_path(points, line.kind))
+        parts.append(_path(points, line.kind) if len(points) > 1 else _dot(points[0], line.kind))
         parts.append(_leader(points[-1], (width - right + 10, end), line.kind))
         parts.append(_text(width - right + 14, end + 4, line.label, f"label {line.kind}"))
     return _svg(width, height, title, description, parts)
 
 
 def categories(
-    names: Sequence[str], lines: Sequence[Line], title: str, description: str, *, x_label: str, width: int = _WIDE
+    names: Sequence[str],
+    lines: Sequence[Line],
+    title: str,
+    description: str,
+    *,
+    x_label: str,
+    scale: Scale | None = None,
+    width: int = _WIDE,
 ) -> str:
     """Points over named groups, joined by lines, with the interval of each point."""
     height, left, top, bottom = 330, 48, 12, 62
     right = 26 + _CHARACTER * max(len(line.label) for line in lines)
     highs = [high for line in lines for pair in line.intervals if pair for high in pair]
-    marks = ticks(max([v for line in lines for v in line.values if v is not None] + highs))
+    scale = scale or linear([*(value for line in lines for value in line.values), *highs])
     step = (width - left - right) / len(names)
 
     def y(value: float) -> float:
-        return height - bottom - (height - top - bottom) * value / marks[-1]
+        return height - bottom - (height - top - bottom) * scale.height(value)
 
-    parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in marks]
+    parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in scale.marks]
     for i, name in enumerate(names):
         for j, words in enumerate(name.split("\n")):
             parts.append(_text(left + step * (i + 0.5), height - bottom + 18 + 14 * j, words, "tick middle"))
     parts.append(_text((left + width - right) / 2, height - 6, x_label, "tick middle"))
-    last = [next((v for v in reversed(line.values) if v is not None), 0.0) for line in lines]
-    ends = _spread([y(v) for v in last], 15.0, top, height - bottom)
+    ends = _spread([y(_last(line)) for line in lines], 15.0, top, height - bottom)
     for number, (line, end) in enumerate(zip(lines, ends, strict=True)):
         shift = (number - (len(lines) - 1) / 2) * min(9.0, step / (len(lines) + 2))
         points = []
@@ -135,17 +174,22 @@ def categories(
             pair = line.intervals[i] if line.intervals else None
             if pair:
                 parts.append(_bar_y(place, y(pair[0]), y(pair[1]), line.kind))
-            parts.append(f'<circle class="dot {line.kind}" cx="{place:.1f}" cy="{y(value):.1f}" r="3.5"/>')
+            parts.append(_dot((place, y(value)), line.kind))
         parts.append(_path(points, line.kind + " thin"))
         parts.append(_leader(points[-1], (width - right + 10, end), line.kind))
         parts.append(_text(width - right + 14, end + 4, line.label, f"label {line.kind}"))
     return _svg(width, height, title, description, parts)
 
 
+def _last(line: Line) -> float:
+    """The last value of a line that is there."""
+    return next((value for value in reversed(line.values) if value is not None), 0.0)
+
+
 def _marks(xs: Sequence[float]) -> list[float]:
-    """Round numbers within a logarithmic scale; its ends where fewer than three fit."""
+    """Round numbers within a logarithmic scale; its ends where fewer than two fit."""
     within = [mark for mark in _MARKS if xs[0] <= mark <= xs[-1]]
-    return within if len(within) > 2 else [xs[0], xs[-1]]
+    return within if len(within) > 1 else [xs[0], xs[-1]]
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -197,6 +241,10 @@ def _bar_y(x: float, low: float, high: float, kind: str) -> str:
 
 def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
     return f'<path class="line {kind}" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + '"/>'
+
+
+def _dot(at: tuple[float, float], kind: str) -> str:
+    return f'<circle class="dot {kind}" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5"/>'
 
 
 def _leader(start: tuple[float, float], end: tuple[float, float], kind: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -157,6 +158,12 @@ class ApproximateSearch(ABC):
         if effort not in self._kept:
             self._kept[effort] = self._parameters(effort)
         return self._kept[effort]
+
+    def reading(self, effort: int, candidates: float) -> Self:
+        """The same engine at another effort, at most all, and with other candidates."""
+        other = copy.copy(self)
+        other.effort, other.candidates = min(effort, self.most), candidates
+        return other
 
     def save(self, path: Path) -> None:
         """Writes the FAISS index to `path`."""

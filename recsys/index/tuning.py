@@ -23,7 +23,8 @@ def tune(engine: ApproximateSearch, config: IndexConfig, recall: Recall) -> None
 
     Found for 100 rows, and on fewer queries for 1,000: how the one grows into the other is a matter of the
     vectors too, and large k and filters are searched by it. Where codes put rows out of order there are two
-    settings: effort and candidates may each lose half of what the target lets them lose.
+    settings: effort may lose half of what the target lets be lost; candidates the rest, but as much as that half
+    where effort has lost too much already.
     """
     quantised = isinstance(engine, InvertedFile) and engine.pq_bytes > 0
     target = config.recall_target
@@ -35,7 +36,8 @@ def tune(engine: ApproximateSearch, config: IndexConfig, recall: Recall) -> None
     else:
         _tune_effort(engine, config, recall, (1 + target) / 2 if quantised and not config.candidates else target)
     if quantised and config.candidates is None:
-        engine.candidates = _least_candidates(engine, recall, target)
+        allowed = (1 - target) / 2
+        engine.candidates = _least_candidates(engine, recall, min(target, recall(TUNED_FOR, None) - allowed))
 
 
 def _tune_effort(engine: ApproximateSearch, config: IndexConfig, recall: Recall, target: float) -> None:

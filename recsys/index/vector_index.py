@@ -228,6 +228,21 @@ class VectorIndex:
         """(M,) exact scores of the given rows for one (d,) query as `as_queries` gives it."""
         return exact_scores(self.report.metric, self._vectors.take(rows, axis=0), query)
 
+    def reading(self, effort: int, candidates: float = 1.0) -> VectorIndex:
+        """The same index, searched with another effort than it was tuned to.
+
+        Args:
+            effort: lists that a search for 100 rows reads, or nodes that it holds; nothing to a flat index.
+            candidates: of `ivfpq`: rows proposed for each row asked for.
+        """
+        if self._approximate is None:
+            return self
+        engine = self._approximate.reading(effort, candidates)
+        report = self.report.model_copy(update={**engine.settings(), "candidates": candidates, "device": "cpu"})
+        index = VectorIndex(self._vectors, engine, report)
+        index._place("cuda" if self.report.device == "cuda" else "cpu")
+        return index
+
     def vectors(self, rows: Rows | None = None) -> Floats:
         """(M, d) exact vectors of the given rows; all (N, d), without a copy, when None."""
         return self._vectors if rows is None else self._vectors.take(rows, axis=0)

@@ -18,7 +18,7 @@ from recsys.retrieval.neighbour_channel import NeighbourChannel
 from recsys.retrieval.static_channel import StaticChannel
 from recsys.testing.channel_contract import users_with_histories
 from recsys.types import Candidates, Deadline, RaggedRows, RowMask, Users
-from services.cli.bench.index import mixture
+from services.cli.bench.index_worlds import mixture
 
 pytestmark = pytest.mark.bench
 

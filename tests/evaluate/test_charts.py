@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from recsys.evaluate.charts import Bar, Line, bars, categories, curves, ticks
+from recsys.evaluate.charts import Bar, Line, bars, categories, curves, nines, ticks
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,21 @@ def test_labels_of_lines_that_end_together_stand_apart() -> None:
     root = ElementTree.fromstring(curves([1.0, 500.0], lines, "title", "description", x_label="k"))
     heights = sorted(float(part.attrib["y"]) for part in root.iter("text") if str(part.text).startswith("line"))
     assert all(b - a >= 14.9 for a, b in pairwise(heights))
+
+
+def test_on_a_scale_of_nines_each_halving_of_what_is_missed_rises_as_far() -> None:
+    scale = nines()
+    heights = [scale.height(value) for value in (0.5, 0.75, 0.875, 0.9375)]
+    assert heights[0] == 0
+    assert all(b - a == pytest.approx(heights[1]) for a, b in pairwise(heights))
+    assert scale.height(1.0) == scale.height(0.99999) == 1
+    assert scale.height(0.2) == 0
+    assert scale.height(0.999) < 1
+
+
+def test_a_line_of_one_point_is_a_dot_named_at_its_height() -> None:
+    lines = [Line("alone", [None, 0.4, None], "line-0"), Line("other", [0.1, None, 0.2], "line-1")]
+    root = ElementTree.fromstring(curves([1.0, 10.0, 500.0], lines, "title", "description", x_label="k"))
+    (dot,) = root.iter("circle")
+    name = next(part for part in root.iter("text") if part.text == "alone")
+    assert float(name.attrib["y"]) == pytest.approx(float(dot.attrib["cy"]) + 4, abs=0.2)

@@ -65,7 +65,7 @@ def _vector_parts(watch: _Stopwatch, channel: VectorChannel, encoder: OnlineEnco
     with watch.on(f"{channel.name}.encode+tower"):
         vectors = channel.user_vectors(users)
     with watch.on(f"{channel.name}.search"):
-        channel.index.search(vectors, k, None, users.excluded)
+        channel.index.search_as_queries(vectors, k, None, users.excluded)
 
 
 class _Stopwatch:
