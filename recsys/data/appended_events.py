@@ -90,26 +90,31 @@ def read_new_events(
     if not files:
         return NewEvents.none()
     source = _read(files, columns)
-    rows, total = source.rows, source.rows.height
-    checks, values, keys = [WELL_FORMED], list[pl.Expr](), dict[str, pl.DataFrame]()
-    for column, dictionary in ((USER_ID, dataset.user_keys()), (ITEM_ID, dataset.item_keys())):
-        found = resolve_ids(rows, column, KEY_OF[column], dictionary)
-        rows, checks = found.rows, [*checks, *found.checks]
-        values.append(found.value)
-        if found.keys is not None:
-            keys[column] = found.keys
+    rows, rules, keys = _resolved(source.rows, dataset)
     table = with_text(path, rows, source.typed)
-    for rule in (*column_rules(table, event_names, EVENT_NAMES_FLAG), _time_rule(table, source.exact)):
-        checks += rule.checks
-        values.append(rule.value)
+    rules += [*column_rules(table, event_names, EVENT_NAMES_FLAG), _time_rule(table, source.exact)]
     plans = _event_id_plans(table, max_rejected)
+    checks = [WELL_FORMED, *(check for rule in rules for check in rule.checks)]
     for column, plan in plans.items():
         checks += plan.checks(column, rows.schema[column], required=column == EVENT_ID)
-    reject(failing(table, checks, total))
-    sound = passing(table.frame, checks).with_columns(values)
+    reject(failing(table, checks, rows.height))
+    sound = passing(table.frame, checks).with_columns(rule.value for rule in rules)
     for column, plan in plans.items():
         sound = plan.encode(sound, column)
-    return NewEvents(_as_events(sound.collect(), own_ids=EVENT_ID in plans), total, EVENT_ID in plans, keys)
+    own_ids = EVENT_ID in plans
+    return NewEvents(_as_events(sound.collect(), own_ids=own_ids), rows.height, own_ids, keys)
+
+
+def _resolved(rows: pl.DataFrame, dataset: Dataset) -> tuple[pl.DataFrame, list[ColumnRule], dict[str, pl.DataFrame]]:
+    """Rows with their users and items found, the rules of these, and the dictionaries of the keys that rows name."""
+    rules, keys = [], {}
+    for column, dictionary in ((USER_ID, dataset.user_keys()), (ITEM_ID, dataset.item_keys())):
+        found = resolve_ids(rows, column, KEY_OF[column], dictionary)
+        rows = found.rows
+        rules.append(ColumnRule(found.checks, found.value))
+        if found.keys is not None:
+            keys[column] = found.keys
+    return rows, rules, keys
 
 
 def with_text(file: Path, rows: pl.DataFrame, typed: bool = True) -> RawTable:

@@ -129,10 +129,12 @@ class _Append:
         )
 
     def _settled(self, new: NewEvents, path: Path | None) -> Settled:
+        if path is None or not new.rows.height:
+            return Settled(new.rows, 0, new.rows)
         self._report("looking for events that are there already")
         row_ids = self._dataset.info.row_ids
         settled = settle(new.rows, self._dataset.event_batches(), row_ids, own_ids=new.own_ids)
-        if path is not None and settled.conflicts.height:
+        if settled.conflicts.height:
             conflict = Check(pl.lit(True), pl.col(CONFLICT))
             self._reject(failing(with_text(path, settled.conflicts), [conflict], new.total))
         return settled
