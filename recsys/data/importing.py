@@ -87,7 +87,7 @@ def import_dataset(
 
     Args:
         format_name: one of READERS.
-        path: file or folder.
+        path: file or folder, or a pattern where the format takes several files.
         out: dataset directory to write; replaced when it is one already.
         options: how to read it.
         report: told what is being done.
@@ -105,7 +105,8 @@ def import_dataset(
     check_replaceable(out)
     report(f"reading {path}")
     raw = READERS[format_name](path, options.reader)
-    name = options.name or path.resolve().stem
+    named = path.resolve() if path.exists() else path.resolve().parent
+    name = options.name or named.stem
     return build_dataset(raw, out, options, name=name, source=f"{format_name} {path.name}", report=report)
 
 

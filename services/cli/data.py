@@ -45,28 +45,41 @@ def fetch(name: Annotated[str, typer.Argument(help="ml-100k or ml-1m")], out: Ou
 @app.command("import")
 def import_(
     format_name: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="pairs, table, movielens-dat, movielens-csv or recbole")
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="pairs, table, jsonl, movielens-dat, movielens-csv, recbole, userbehavior or criteo-conversion",
+        ),
     ],
-    path: Annotated[Path, typer.Argument(help="File, or folder for the MovieLens and RecBole formats.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="File (text may be .gz or .zst); folder for the MovieLens and RecBole formats; for table and jsonl "
+            "also a folder of part files, or a quoted pattern such as 'logs/2024-*.csv'."
+        ),
+    ],
     out: Out,
     columns: Annotated[
         str,
         typer.Option(
-            help="table: user_id=COLUMN,item_id=…,timestamp_ms=… (or order=…)[,event=,event_id=,click_id=,value=]"
+            help="table, jsonl: user_id=COLUMN,item_id=…,timestamp_ms=… (or order=…)[,event=,event_id=,click_id=,"
+            "value=]; in JSON user.id is id in the object user"
         ),
     ] = "",
-    items: Annotated[Path | None, typer.Option(help="table: file of item attributes")] = None,
+    items: Annotated[Path | None, typer.Option(help="table, jsonl: file of item attributes")] = None,
     item_columns: Annotated[
-        str, typer.Option(help="table: item_id=COLUMN,title=…; without it every column is taken")
+        str, typer.Option(help="table, jsonl: item_id=COLUMN,title=…; without it every column is taken")
     ] = "",
-    users: Annotated[Path | None, typer.Option(help="table: file of user attributes")] = None,
-    user_columns: Annotated[str, typer.Option(help="table: user_id=COLUMN,…; without it every column is taken")] = "",
+    users: Annotated[Path | None, typer.Option(help="table, jsonl: file of user attributes")] = None,
+    user_columns: Annotated[
+        str, typer.Option(help="table, jsonl: user_id=COLUMN,…; without it every column is taken")
+    ] = "",
     events: Annotated[str, typer.Option(help="what the source calls events: view=click,purchase=conversion")] = "",
     ids: Annotated[Literal["auto", "integer", "string"], typer.Option(help="what user and item ids are")] = "auto",
     max_rejected: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of rows that may be left out")] = 0.01,
     name: Annotated[str, typer.Option(help="name of the dataset; that of the file when not given")] = "",
 ) -> None:
-    """Import events, and attributes where there are any, from a file or folder."""
+    """Import events, and attributes where there are any, from files of any size."""
     from recsys.data.importing import ImportOptions, import_dataset
     from recsys.data.readers.column_map import EVENT_COLUMNS, parse_column_map
     from recsys.data.readers.raw import ReaderOptions
@@ -127,9 +140,7 @@ def append(
         str, typer.Option(help="user_id=COLUMN,item_id=…,timestamp_ms=…; without it columns are known by their names")
     ] = "",
     event_names: Annotated[str, typer.Option(help="what the file calls events: view=click,purchase=conversion")] = "",
-    items: Annotated[
-        Path | None, typer.Option(help="item attributes: new rows, and rows in place of old ones")
-    ] = None,
+    items: Annotated[Path | None, typer.Option(help="item attributes: new rows, and rows in place of old ones")] = None,
     item_columns: Annotated[str, typer.Option(help="item_id=COLUMN,…; without it every column is taken")] = "",
     users: Annotated[Path | None, typer.Option(help="user attributes, as --items")] = None,
     user_columns: Annotated[str, typer.Option(help="user_id=COLUMN,…; without it every column is taken")] = "",
