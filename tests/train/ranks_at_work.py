@@ -56,7 +56,13 @@ def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[Se
     sampling = SequenceSampling(batch_users=settings.pop("batch_users", 8), length=10, **sizes)
     torch.manual_seed(0)
     shape = TwoTowerShape(
-        item_codes=ITEMS + 2, dim=8, history_length=10, blocks=1, heads=2, dropout=settings.pop("dropout", 0.0)
+        item_codes=ITEMS + 2,
+        dim=8,
+        history_length=10,
+        blocks=1,
+        heads=2,
+        dropout=settings.pop("dropout", 0.0),
+        recompute=settings.pop("recompute", False),
     )
     model = TwoTower(shape, torch.arange(ITEMS) + 2, {})
     source = SequenceSource(interactions(settings.pop("users", 42)), {}, ITEMS, sampling, ranks)
