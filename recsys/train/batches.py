@@ -76,27 +76,27 @@ class SequenceSource:
         Not its share of all choices: of a sequence longer than a window an epoch holds one window, so that those who
         chose most count for less than they chose.
         """
-        counts = np.bincount(self.sequences.rows, self._chances(), minlength=self.catalogue_size)
+        counts = np.bincount(self.sequences.rows, minlength=self.catalogue_size).astype(np.float64)
+        cut = np.flatnonzero(self.sequences.lengths > self.sampling.length + 1)
+        for users in np.array_split(cut, len(cut) // _USERS_AT_ONCE + 1):
+            places, chances = self._chances(users)
+            np.add.at(counts, self.sequences.rows[places], chances - 1.0)
         shares: NDArray[np.float32] = (counts / max(1.0, counts.sum())).astype(np.float32)
         return shares
 
-    def _chances(self) -> NDArray[np.float64]:
-        """(T,) the probability that an interaction is a target of an epoch: the share of windows that it is one of.
+    def _chances(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Where the interactions of users with cut sequences are, and the chance of each to be a target of an epoch.
 
-        Window s of a sequence of n covers the W places from s on, s = 0 … n - W; its first place is a target for
-        s = 0 alone.
+        That is the share of windows that it is a target of: window s of a sequence of n covers the W places from s on,
+        s = 0 … n - W; its first place is a target for s = 0 alone.
         """
         width = self.sampling.length + 1
-        chances = np.ones(self.sequences.size)
-        lengths = self.sequences.lengths
-        cut = np.flatnonzero(lengths > width)
-        for users in np.array_split(cut, len(cut) // _USERS_AT_ONCE + 1):
-            count = np.repeat(lengths[users], lengths[users])
-            place = np.arange(len(count)) - np.repeat(offsets_of(lengths[users])[:-1], lengths[users])
-            later = np.minimum(place - 1, count - width) - np.maximum(1, place - width + 1) + 1
-            windows = np.maximum(later, 0) + (place < width)
-            chances[np.repeat(self.sequences.offsets[users], lengths[users]) + place] = windows / (count - width + 1)
-        return chances
+        lengths = self.sequences.lengths[users]
+        count = np.repeat(lengths, lengths)
+        place = np.arange(len(count)) - np.repeat(offsets_of(lengths)[:-1], lengths)
+        later = np.minimum(place - 1, count - width) - np.maximum(1, place - width + 1) + 1
+        windows = np.maximum(later, 0) + (place < width)
+        return np.repeat(self.sequences.offsets[users], lengths) + place, windows / (count - width + 1)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[SequenceBatch]:
         """The batches of an epoch from step `start` on, this worker's share of each; the same ones each time."""

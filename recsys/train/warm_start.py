@@ -35,6 +35,7 @@ NewRows: TypeAlias = Literal["mean", "unseen", "zero", "random"]
 nothing (an item then is its attributes), or what an untrained model has."""
 
 _NO_ROW: Final = -1
+_PLACES: Final = "history.positions.weight"
 
 
 class WarmStartConfig(Config):
@@ -79,6 +80,8 @@ def start_from(
 ) -> Started:
     """Puts an earlier run's weights into a model; only tables may differ in size.
 
+    Of a history that is longer now, the new places begin as the last one that was known.
+
     Args:
         model: untrained, on the CPU.
         features: what its tables are coded with.
@@ -98,6 +101,8 @@ def start_from(
             if name in tables:
                 rows = torch.from_numpy(_earlier_codes(tables[name], features, earlier))
                 _fill(parameter, weights[name], rows, new_rows)
+            elif name == _PLACES:
+                parameter.copy_(weights[name][torch.arange(len(parameter)).clamp(max=len(weights[name]) - 1)])
             else:
                 parameter.copy_(weights[name])
     codes = _earlier_codes(ITEM_ID, features, earlier)
@@ -166,7 +171,6 @@ def _settings(shape: TwoTowerShape) -> dict[str, Any]:
         "user_fields": _described(shape.user_fields),
         "dim": shape.dim,
         "history": shape.history,
-        "history_length": shape.history_length,
         "blocks": shape.blocks,
         "heads": shape.heads,
         "widening": shape.widening,

@@ -143,6 +143,16 @@ def test_another_shape_is_refused_with_what_it_was_and_is(tmp_path: Path, shape:
         start_from(model_of(EARLIER, 1, **shape), EARLIER, tmp_path / "w", EARLIER)
 
 
+@pytest.mark.parametrize("length", [2, 4, 7])
+def test_a_history_may_be_longer_or_shorter_than_it_was(tmp_path: Path, length: int) -> None:
+    source, target = model_of(EARLIER, 0), model_of(EARLIER, 1, history_length=length)
+    save_weights(source, tmp_path / "w")
+    start_from(target, EARLIER, tmp_path / "w", EARLIER)
+    for place in range(length + 1):
+        was = row(source, "history.positions.weight", min(place, 4))
+        assert torch.equal(row(target, "history.positions.weight", place), was)
+
+
 def test_what_does_not_touch_the_weights_may_change(tmp_path: Path) -> None:
     save_weights(model_of(EARLIER, 0), tmp_path / "w")
     start_from(model_of(EARLIER, 1, dropout=0.5, temperature=0.2), EARLIER, tmp_path / "w", EARLIER)
