@@ -110,9 +110,11 @@ def refuse_too_many(rejected: Rejected, max_rejected: float, keep_at: Path) -> N
         raise DataError(f"{rejected.file} holds no row")
     with replacing(keep_at) as temporary:
         rejected.rows.write_parquet(temporary)
+    limit = f"more than --max-rejected {max_rejected:g} allows"
+    allowed = "all there are" if rejected.count == rejected.total else limit
     raise DataError(
-        f"{rejected.file}: {rejected.count:,} of {rejected.total:,} rows cannot be used, more than "
-        f"--max-rejected {max_rejected:g} allows ({'; '.join(rejected.examples)}); they are in {keep_at}"
+        f"{rejected.file}: {rejected.count:,} of {rejected.total:,} rows cannot be used, {allowed} "
+        f"({'; '.join(rejected.examples)}); they are in {keep_at}"
     )
 
 

@@ -73,12 +73,21 @@ def test_an_address_that_is_none_is_bad_usage(address: str) -> None:
     assert f"--server {address}" in str(ended.exception)
 
 
-def test_an_event_is_recorded_once_by_id_or_by_key(server: RunningServer) -> None:
-    arguments = ("events", "record", "--server", server.address, "--user", "ann", "--item", "10", "--event-id", "77")
+def test_an_event_is_recorded_once(server: RunningServer) -> None:
+    arguments = ("events", "record", "--server", server.address, "--user", "4001", "--item", "10", "--event-id", "77")
     assert recsys(*arguments).stdout == "recorded event 77\n"
     assert "duplicate" in recsys(*arguments).stdout
-    shown = json.loads(recsys("recall", "--server", server.address, "--user", "ann", "-k", "1", "--json").stdout)
+    shown = json.loads(recsys("recall", "--server", server.address, "--user", "4001", "-k", "1", "--json").stdout)
     assert shown["user_state"] == "KNOWN"
+
+
+def test_keys_are_refused_where_ids_are_integers(server: RunningServer) -> None:
+    recorded = recsys("events", "record", "--server", server.address, "--user", "ann", "--item", "10")
+    recalled = recsys("recall", "--server", server.address, "--user", "ann", "-k", "1")
+    for ended in (recorded, recalled):
+        assert isinstance(ended.exception, RecsysError)
+        assert "use user_id" in str(ended.exception)
+        assert ended.exception.exit_code == 2
 
 
 def test_nobody_there_is_a_failure_that_names_the_server() -> None:
