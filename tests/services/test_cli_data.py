@@ -109,7 +109,10 @@ def test_rejected_rows_are_counted_and_shown(recsys: Run, tmp_path: Path) -> Non
         (["import", "pairs", "empty.txt", "--out", "out"], "empty.txt is empty"),
         (["import", "pairs", "log.txt", "--out", "taken"], "taken exists and is not a dataset"),
         (["import", "pairs", "words.txt", "--out", "out"], "item_id: 1 of 3 values are not integers"),
-        (["import", "pairs", "log.txt", "--columns", "user_id=a", "--out", "out"], "belongs to the formats table and jsonl"),
+        (
+            ["import", "pairs", "log.txt", "--columns", "user_id=a", "--out", "out"],
+            "belongs to the formats table and jsonl",
+        ),
         (["import", "xml", "log.txt", "--out", "out"], "no format 'xml'; there are: pairs"),
         (["import", "table", "log.csv", "--columns", "user=a", "--out", "out"], "there is no column 'user'"),
         (["import", "table", "log.csv", "--columns", "user_id", "--out", "out"], "write it as"),
