@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    preset: str = typer.Option(..., help="demo, movielens_1m, auto, or a TOML file."),
+    preset: str = typer.Option(..., help="demo, movielens_1m, marketplace, auto, or a TOML file."),
     data: Path | None = typer.Option(
         None, help="Dataset directory, as `recsys data` makes them; only --print-config does without."
     ),
