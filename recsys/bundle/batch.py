@@ -15,7 +15,7 @@ from recsys.errors import PreconditionError
 from recsys.retrieval.filters import AttributeFilter
 from recsys.types import Bools, Candidates, Ids, RowMask, offsets_of
 
-_AT_ONCE: Final = 256
+_AT_ONCE: Final = 1_024
 """Users that go through the cascade together."""
 
 
