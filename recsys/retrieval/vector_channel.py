@@ -23,7 +23,7 @@ INDEX: Final = "index"
 
 _HISTORY_INPUT: Final = "history_vectors"
 _OUTPUT: Final = "user_vector"
-_PLACES: Final = 2_048
+_PLACES: Final = 1_024
 """Places of histories, padding included, that a run of the tower takes: beyond it the work leaves the caches."""
 
 _ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
