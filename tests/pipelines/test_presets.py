@@ -104,7 +104,7 @@ def test_a_file_that_is_wrong_is_refused_by_its_key(tmp_path: Path, toy: Dataset
 
 
 def test_a_preset_that_does_not_exist_is_refused_with_those_that_do(toy: Dataset) -> None:
-    with pytest.raises(ConfigError, match=r"neither a preset \(demo, movielens_1m, marketplace, auto\) nor a TOML file"):
+    with pytest.raises(ConfigError, match=r"a preset \(demo, movielens_1m, marketplace, auto\) nor a TOML file"):
         load_preset("movielens", toy)
     with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read"):
         load_preset("missing.toml", toy)
