@@ -18,7 +18,7 @@ from recsys.data.event_ids import with_content_ids
 from recsys.data.id_columns import IdPlan, count_ids, plan_ids
 from recsys.data.named_ids import KEY_OF, resolve_ids
 from recsys.data.readers.column_map import EVENT_COLUMNS, check_sources, recognise
-from recsys.data.readers.raw import FILE, ORDER, PLACE, TEXT, RawTable
+from recsys.data.readers.raw import FILE, ORDER, PLACE, ROW, TEXT, RawTable
 from recsys.data.readers.table import open_table
 from recsys.data.readers.text import first_sentence
 from recsys.errors import DataError
@@ -146,7 +146,7 @@ def _read(files: Sequence[Path], columns: Mapping[str, str]) -> _Source:
         # The text of a Parquet row is made from its values when it is wanted.
         places = [name for name in PLACE if not (table.typed and name == TEXT)]
         values = [pl.col(source).alias(name) for name, source in chosen.items()]
-        frames.append(table.frame.select(*places, pl.lit(file.name).alias(FILE), *values).collect())
+        frames.append(table.frame.select(*places, pl.lit(file.name).alias(FILE), *values).sort(ROW).collect())
     try:
         return _Source(pl.concat(frames, how="diagonal"), table.typed, exact)
     except pl.exceptions.PolarsError as error:

@@ -22,7 +22,7 @@ from recsys.data.id_columns import IdPlan
 from recsys.data.importing import entity_table
 from recsys.data.marketplace.truth import TRUTH
 from recsys.data.named_ids import resolve_ids
-from recsys.data.readers.raw import RawTable, ReaderOptions
+from recsys.data.readers.raw import ROW, RawTable, ReaderOptions
 from recsys.data.readers.table import open_attributes
 from recsys.data.string_ids import joined_dictionaries
 from recsys.errors import PreconditionError, UsageError
@@ -146,7 +146,7 @@ class _Append:
             return _Entities(old, dictionary, changed=False)
         self._report(f"reading {path}")
         raw = open_attributes(path, columns, id_column)
-        rows = raw.frame.collect()
+        rows = raw.frame.sort(ROW).collect()
         found = resolve_ids(rows, id_column, None, dictionary)
         self._reject(failing(RawTable(path, found.rows.lazy(), raw.typed), [WELL_FORMED, *found.checks], rows.height))
         sound = passing(found.rows.lazy(), [WELL_FORMED, *found.checks]).with_columns(found.value)

@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from recsys.data.readers.raw import FILE, LINE, MALFORMED, TEXT, RawTable
+from recsys.data.readers.raw import FILE, LINE, MALFORMED, ROW, TEXT, RawTable
 from recsys.errors import DataError
 from recsys.files import replacing
 
@@ -82,6 +82,7 @@ def failing(table: RawTable, checks: Sequence[Check], total: int) -> Rejected:
         table.frame.with_columns(check.fails.alias(name) for name, check in zip(failed, checks, strict=True))
         .filter(pl.any_horizontal(failed))
         .head(MOST_KEPT)
+        .sort(ROW)
         .select(
             file.alias("file"),
             pl.col(LINE).alias("line"),

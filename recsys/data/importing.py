@@ -266,7 +266,7 @@ def entity_table(
     Raises:
         DataError: for an attribute that no feature can be made of, or that is not of its known type.
     """
-    rows = table.frame.collect()
+    rows = table.frame.sort(ROW).collect()
     raw = RawTable(table.file, rows.lazy(), table.typed)
     checks = [WELL_FORMED, *plan.checks(id_column, raw.columns()[id_column])]
     if CREATED_MS in raw.columns():

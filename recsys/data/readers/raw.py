@@ -31,9 +31,9 @@ class RawTable:
 
     Attributes:
         file: where they came from.
-        frame: the columns of PLACE (and FILE) and the data columns under the dataset's names. Text stands as
-            String, stripped and null where empty, and is typed later; columns of other types
-            (Parquet, split lists) stay as they are.
+        frame: the columns of PLACE (and FILE) and the data columns under the dataset's names; rows in any
+            order. Text stands as String, stripped and null where empty, and is typed later; columns of
+            other types (Parquet, split lists) stay as they are.
         typed: whether String columns are strings by the file's own word (Parquet), not just unparsed.
         rows: bound on ROW: lines of the file after its header, or rows of a Parquet file; 0 where it is not known.
     """
