@@ -43,19 +43,16 @@ class WarmStartConfig(Config):
 
     Attributes:
         new_rows: what the rows of values begin with that the earlier run did not know (see `NewRows`).
-        lr: peak learning rates over those of a start from scratch.
-        epochs: upper bound of the epochs over that of a start from scratch; the schedule falls within it.
+        epochs: upper bound of the epochs over that of a start from scratch; the learning rate rises and falls within
+            it, to the same peak: lower ones, tried, ended no better.
     """
 
-    new_rows: NewRows = "mean"
-    lr: float = Bound(default=0.5, gt=0, le=1)
-    epochs: float = Bound(default=0.25, gt=0, le=1)
+    new_rows: NewRows = "zero"
+    epochs: float = Bound(default=0.5, gt=0, le=1)
 
     def applied(self, config: TrainerT) -> TrainerT:
         """The configuration of a fit that starts warm."""
-        epochs = max(1, round(self.epochs * config.max_epochs))
-        update = {"lr": self.lr * config.lr, "table_lr": self.lr * config.table_lr, "max_epochs": epochs}
-        return config.model_copy(update=update)
+        return config.model_copy(update={"max_epochs": max(1, round(self.epochs * config.max_epochs))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def save_weights(model: TwoTower, path: Path) -> None:
 
 
 def start_from(
-    model: TwoTower, features: FeatureSet, path: Path, earlier: FeatureSet, new_rows: NewRows = "mean"
+    model: TwoTower, features: FeatureSet, path: Path, earlier: FeatureSet, new_rows: NewRows = "zero"
 ) -> Started:
     """Puts an earlier run's weights into a model; only tables may differ in size.
 

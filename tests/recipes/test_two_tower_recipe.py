@@ -135,7 +135,7 @@ def test_a_warm_start_from_itself_begins_where_the_source_ended(
     source, metrics = fitted
     view.features.save(source / "features")
     (tmp_path / "scratch").mkdir()
-    config = CONFIG.model_copy(update={"max_epochs": 4})  # a quarter of it: one epoch
+    config = CONFIG.model_copy(update={"max_epochs": 2})  # half of it: one epoch
     warm = RECIPES["two_tower"].fit(
         config, replace(view, start=source), {}, tmp_path, QuietProgress(tmp_path / "scratch")
     )

@@ -171,8 +171,7 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def test_a_warm_start_takes_fewer_epochs_at_a_lower_rate() -> None:
-    config = TrainerConfig(lr=0.01, table_lr=0.1, max_epochs=20)
-    warm = WarmStartConfig(lr=0.5, epochs=0.25).applied(config)
-    assert (warm.lr, warm.table_lr, warm.max_epochs) == (0.005, 0.05, 5)
+def test_a_warm_start_takes_its_share_of_the_epochs_and_at_least_one() -> None:
+    config = TrainerConfig(max_epochs=20)
+    assert WarmStartConfig(epochs=0.25).applied(config) == TrainerConfig(max_epochs=5)
     assert WarmStartConfig(epochs=0.01).applied(config).max_epochs == 1
