@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,20 +13,21 @@ from recsys.errors import DataError
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The files that `path` means, sorted by name: itself, those in the folder, or those of a pattern as `log-*.csv`.
+    """The files that `path` means, sorted by name: itself, all in and below the folder, or those of a pattern.
 
-    Empty files and those whose names begin with "." or "_" are no parts.
+    In a pattern such as `logs/*/part-?.csv` "*" and "?" stand for parts of a name. Empty files are no parts,
+    nor is what has a name that begins with "." or "_", as notes that other programs leave have.
 
     Raises:
         DataError: when there is none.
     """
     if path.is_dir():
-        found = list(path.iterdir())
-    elif path.exists() or not any(sign in path.name for sign in "*?["):
+        found = [file for file in path.rglob("*") if not any(name[0] in "._" for name in file.relative_to(path).parts)]
+    elif path.exists() or not any(sign in str(path) for sign in "*?["):
         return [path]
     else:
-        found = list(path.parent.glob(path.name))
-    parts = sorted(file for file in found if file.is_file() and file.name[0] not in "._" and file.stat().st_size)
+        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).name[0] not in "._"]
+    parts = sorted(file for file in found if file.is_file() and file.stat().st_size)
     if not parts:
         raise DataError(f"{path}: there is no file with data; give a file, a folder of files, or a pattern")
     return parts

@@ -43,12 +43,14 @@ def test_a_folder_of_parts_is_the_file_that_they_make_up(tmp_path: Path, import_
     hashes = {whole.dataset.info.content_hash}
     folder = tmp_path / "events"
     folder.mkdir()
-    for number, begin in enumerate((0, 30, 31, 90)):
-        write_part(LOG[begin : (30, 31, 90, 100)[number]], folder / f"part-{number}")
+    for number, (begin, end) in enumerate([(0, 30), (30, 31), (31, 90), (90, 100)]):
+        day = folder / f"day={number // 2}"
+        day.mkdir(exist_ok=True)
+        write_part(LOG[begin:end], day / f"part-{number}")
     (folder / "_SUCCESS").write_text("")
     (folder / ".part.crc").write_text("x")
     (folder / "part-9.csv").write_text("")
-    for path in (folder, folder / "part-?.*"):
+    for path in (folder, folder / "day=*" / "part-?.*"):
         stored = import_as(format_name, path, columns=COLUMNS)
         hashes.add(stored.dataset.info.content_hash)
     assert len(hashes) == 1
