@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from recsys.errors import BundleError
-from recsys.index.engine import is_member, with_margin
+from recsys.index.engine import is_member, longest, with_margin
 from recsys.index.exact import ExactSearch
 from recsys.types import Bools, Floats, RaggedRows, Rows
 
@@ -90,8 +90,9 @@ class ApproximateSearch(ABC):
             return self.exact.propose(queries, k, allowed, excluded)
         laid = self.laid(queries)
         bits = None if allowed is None else np.packbits(allowed, bitorder="little")
-        if bits is None and (excluded is None or excluded.lengths.max(initial=0) <= _OVERFETCH):
-            proposals = self._overfetch(laid, k, excluded, effort)
+        hidden = longest(excluded)
+        if bits is None and hidden <= _OVERFETCH:
+            proposals = self._overfetch(laid, k, excluded, hidden, effort)
         else:
             proposals = [
                 self._select(laid[b : b + 1], k, bits, None if excluded is None else excluded[b], effort)
@@ -108,29 +109,27 @@ class ApproximateSearch(ABC):
 
     def fetched(self, k: int) -> int:
         """Rows to have FAISS find for k answers: more, as half precision or a code may put them out of order."""
-        return with_margin(k) if self.candidates == 1 else math.ceil(k * self.candidates)
+        return with_margin(k) if self.candidates == 1 else math.ceil(max(k, TUNED_FOR) * self.candidates)
 
     def device_index(self) -> tuple[Any, int]:
         """See `ProcessorEngine.device_index`."""
         return self.faiss_index, self.effort
 
-    def _overfetch(self, queries: Floats, k: int, excluded: RaggedRows | None, effort: int) -> list[Rows]:
+    def _overfetch(self, queries: Floats, k: int, excluded: RaggedRows | None, hidden: int, effort: int) -> list[Rows]:
         """FAISS searches of the batch for more rows than k, less those excluded.
 
         Few of a user's excluded rows are among the best for that user, and FAISS's time grows with what it is
         asked for: the first search allows for `_LIKELY` of them, a second one for all where that was too few.
         """
-        longest = 0 if excluded is None else int(excluded.lengths.max(initial=0))
-        extra = min(longest, _LIKELY)
+        extra = min(hidden, _LIKELY)
         wanted, parameters = self.fetched(k), self._reading(effort)
-        _, found = self.faiss_index.search(queries, wanted + extra, params=parameters)
+        found = self._search(queries, wanted + extra, parameters)
         if excluded is None:
             return [_ascending(rows) for rows in found]
         eligible = [rows[~is_member(rows, excluded[b])] for b, rows in enumerate(found)]
-        short = [b for b, rows in enumerate(eligible) if len(rows) < wanted] if extra < longest else []
+        short = [b for b, rows in enumerate(eligible) if len(rows) < wanted] if extra < hidden else []
         if short:
-            _, found = self.faiss_index.search(queries[short], wanted + longest, params=parameters)
-            for b, rows in zip(short, found, strict=True):
+            for b, rows in zip(short, self._search(queries[short], wanted + hidden, parameters), strict=True):
                 eligible[b] = rows[~is_member(rows, excluded[b])]
         return [_ascending(rows[:wanted]) for rows in eligible]
 
@@ -140,8 +139,12 @@ class ApproximateSearch(ABC):
         if excluded is not None:
             np.bitwise_and.at(bits, excluded >> 3, ~(np.uint8(1) << (excluded & 7).astype(np.uint8)))
         selector = faiss.IDSelectorBitmap(self.faiss_index.ntotal, faiss.swig_ptr(bits))
-        _, found = self.faiss_index.search(query, self.fetched(k), params=self._parameters(effort, selector))
-        return _ascending(found[0])
+        return _ascending(self._search(query, self.fetched(k), self._parameters(effort, selector))[0])
+
+    def _search(self, queries: Floats, k: int, parameters: Any) -> Rows:
+        """(B, k) rows, -1 where FAISS found too few, the last of each query."""
+        found: Rows = self.faiss_index.search(queries, k, params=parameters)[1].astype(np.int32)
+        return found
 
     def _with_more_effort(
         self, query: Floats, k: int, bits: Any, excluded: RaggedRows | None, effort: int
@@ -209,6 +212,7 @@ def _written_bytes(index: Any) -> int:
     return counted
 
 
-def _ascending(rows: Any) -> Rows:
-    """FAISS's answer, int64 and -1 where it found too few, as ascending rows."""
-    return np.sort(rows[rows >= 0].astype(np.int32))
+def _ascending(rows: Rows) -> Rows:
+    """FAISS's answer without the -1 where it found too few."""
+    ordered = np.sort(rows)
+    return ordered if not len(ordered) or ordered[0] >= 0 else ordered[ordered.searchsorted(0) :]

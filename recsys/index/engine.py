@@ -47,12 +47,17 @@ def is_member(values: Rows, members: Rows) -> Bools:
     if not len(members):
         return np.zeros(len(values), np.bool_)
     ordered = np.sort(members)
-    found = ordered.searchsorted(values)
-    found[found == len(ordered)] = 0
-    matches: Bools = ordered[found] == values
+    matches: Bools = ordered.take(ordered.searchsorted(values), mode="clip") == values
     return matches
+
+
+def longest(lists: RaggedRows | None) -> int:
+    """Rows in the longest list; 0 for none."""
+    if lists is None:
+        return 0
+    return len(lists.values) if len(lists) == 1 else int(lists.lengths.max(initial=0))
 
 
 def with_margin(k: int) -> int:
     """More than k, so that rounding to half precision costs no row of the best k."""
-    return k + k // 4 + 16
+    return k + k // 8 + 8

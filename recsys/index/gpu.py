@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys.errors import MissingPartError
 from recsys.index.config import Device
-from recsys.index.engine import ProcessorEngine, is_member
+from recsys.index.engine import ProcessorEngine, is_member, longest
 from recsys.types import Bools, Floats, RaggedRows, Rows
 
 _MOST_ROWS = 2_048
@@ -68,9 +68,9 @@ class GpuSearch:
 
     def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
         """See `Engine.propose`."""
-        longest = 0 if excluded is None else int(excluded.lengths.max(initial=0))
-        fetch = min(self._processor.fetched(k) + longest, self._index.ntotal)
-        if allowed is not None or k + longest > _MOST_ROWS:
+        hidden = longest(excluded)
+        fetch = min(self._processor.fetched(k) + hidden, self._index.ntotal)
+        if allowed is not None or k + hidden > _MOST_ROWS:
             return self._processor.propose(queries, k, allowed, excluded)
         with self._lock:  # GPU resources serve one thread at a time
             _, found = self._index.search(self._processor.laid(queries), min(fetch, _MOST_ROWS))

@@ -59,26 +59,21 @@ class InvertedFile(ApproximateSearch):
         """
         count, dim = exact.vectors.shape
         lists = min(config.lists or lists_for(count), count)
-        scale = scale_for(exact.longest)
+        scale = np.float32(scale_for(exact.longest))
         metric = faiss.METRIC_L2 if exact.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        quantised = config.kind == "ivfpq"
-        index = _quantised(dim, lists, metric, config) if quantised else _half_precision(dim, lists, metric, config)
-        engine = cls(index, exact, scale)
-        wanted = lists * _TRAINING_ROWS_A_LIST
-        if quantised:
-            wanted = max(wanted, _CODES * _TRAINING_ROWS_A_CODE)
-        sample = np.random.default_rng(config.seed).permutation(count)[:wanted]
-        index.train(engine._training_rows(engine._scaled(exact.vectors[np.sort(sample)])))
+        wanted = max(lists * _TRAINING_ROWS_A_LIST, _CODES * _TRAINING_ROWS_A_CODE if config.kind == "ivfpq" else 0)
+        chosen = np.sort(np.random.default_rng(config.seed).permutation(count)[:wanted])
+        sample = exact.centred(exact.vectors[chosen]) * scale
+        if config.kind == "ivfpq":
+            # Fewer rows than codes cannot train a quantiser: they are repeated.
+            sample = np.resize(sample, (_CODES, dim)) if count < _CODES else sample
+            index = _quantised(sample, lists, metric, config)
+        else:
+            index = _half_precision(dim, lists, metric, config)
+        index.train(sample)
         for block in blocks(count):
-            index.add(engine._scaled(exact.vectors[block]))
-        return engine
-
-    def _scaled(self, vectors: Floats) -> Floats:
-        return self.exact.centred(vectors) * np.float32(self.scale)
-
-    def _training_rows(self, sample: Floats) -> Floats:
-        """The sample, repeated when a product quantiser would have fewer rows than codes."""
-        return np.resize(sample, (_CODES, sample.shape[1])) if len(sample) < _CODES and self._rotated else sample
+            index.add(exact.centred(exact.vectors[block]) * scale)
+        return cls(index, exact, float(scale))
 
     @property
     def lists(self) -> int:
@@ -97,7 +92,7 @@ class InvertedFile(ApproximateSearch):
 
     def laid(self, queries: Floats) -> Floats:
         """The order by dot product does not depend on the scale of the query; that by distance does."""
-        return self._scaled(queries) if self.exact.metric == "l2" else queries
+        return self.exact.centred(queries) * np.float32(self.scale) if self.exact.metric == "l2" else queries
 
     def _exact_is_faster(self, k: int, eligible: int, filtered: bool, effort: int) -> bool:
         """Scoring one allowed row exactly takes about as long as testing four rows of a list against a bitmap."""
@@ -143,19 +138,29 @@ def _half_precision(dim: int, lists: int, metric: int, config: IndexConfig) -> A
     return _seeded(index, config)
 
 
-def _quantised(dim: int, lists: int, metric: int, config: IndexConfig) -> Any:
+def _quantised(sample: Floats, lists: int, metric: int, config: IndexConfig) -> Any:
+    dim = sample.shape[1]
     groups = config.pq_bytes or max(size for size in _GROUPS if size <= max(1, dim // 4))
     if groups > dim:
         raise ConfigError(f"pq_bytes = {groups}: the vectors have {dim} columns; a byte stands for one at least")
     width = math.ceil(dim / groups) * groups
-    rotation = faiss.OPQMatrix(dim, groups, width)
-    rotation.niter = _ROTATIONS
-    rotation.niter_pq_0 = _ROTATIONS
-    rotation.max_train_points = _CODES * _TRAINING_ROWS_A_CODE
     index = _seeded(faiss.IndexIVFPQ(faiss.IndexFlat(width, metric), width, lists, groups, 8, metric), config)
     index.pq.cp.min_points_per_centroid = 1
     index.pq.cp.max_points_per_centroid = _TRAINING_ROWS_A_CODE
-    return faiss.IndexPreTransform(rotation, index)
+    return faiss.IndexPreTransform(_rotation(sample, groups, width), index)
+
+
+def _rotation(sample: Floats, groups: int, width: int) -> Any:
+    """From the sample's columns to `width`, the groups of which are about independent and equally spread."""
+    rotation = faiss.OPQMatrix(sample.shape[1], groups, width)
+    rotation.niter = rotation.niter_pq_0 = _ROTATIONS
+    rotation.max_train_points = _CODES * _TRAINING_ROWS_A_CODE
+    trained_with = faiss.ProductQuantizer(width, groups, 8)
+    trained_with.cp.min_points_per_centroid = 1
+    rotation.pq = trained_with
+    rotation.train(sample)
+    rotation.pq = None
+    return rotation
 
 
 def _seeded(index: Any, config: IndexConfig) -> Any:

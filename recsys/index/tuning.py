@@ -11,7 +11,7 @@ from recsys.index.inverted_file import InvertedFile
 from recsys.index.recall import least_effort
 
 _DEEP, _DEEP_QUERIES = 1_000, 100
-MOST_CANDIDATES = 32
+MOST_CANDIDATES = 16
 """Tuning has at most so many rows proposed for each row asked for."""
 
 Recall = Callable[[int, int | None], float]
@@ -36,8 +36,7 @@ def tune(engine: ApproximateSearch, config: IndexConfig, recall: Recall) -> None
     else:
         _tune_effort(engine, config, recall, (1 + target) / 2 if quantised and not config.candidates else target)
     if quantised and config.candidates is None:
-        allowed = (1 - target) / 2
-        engine.candidates = _least_candidates(engine, recall, min(target, recall(TUNED_FOR, None) - allowed))
+        engine.candidates = _least_candidates(engine, recall, target)
 
 
 def _tune_effort(engine: ApproximateSearch, config: IndexConfig, recall: Recall, target: float) -> None:
@@ -57,11 +56,13 @@ def _tune_effort(engine: ApproximateSearch, config: IndexConfig, recall: Recall,
 
 
 def _least_candidates(engine: ApproximateSearch, recall: Recall, target: float) -> float:
-    """In quarters of a row."""
+    """In quarters of a row, for 100 rows as for 1,000."""
+    depths = ((TUNED_FOR, None), (_DEEP, _DEEP_QUERIES))
+    floors = [min(target, recall(*depth) - (1 - target) / 2) for depth in depths]
 
     def reaches(quarters: int) -> bool:
         engine.candidates = quarters / 4
-        return recall(TUNED_FOR, None) >= target
+        return all(recall(*depth) >= floor for depth, floor in zip(depths, floors, strict=True))
 
     return least_effort(reaches, MOST_CANDIDATES * 4, 5) / 4
 
