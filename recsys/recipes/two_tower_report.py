@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from recsys.evaluate.charts import Bar, Line, bars, curves
 from recsys.evaluate.section import Block, Figure, Section, Table
+
+_SETTINGS: Final = ("lists", "probes", "pq_bytes", "candidates", "links", "ef_search")
+"""Of an index; 0 where its kind has none."""
 
 
 def two_tower_sections(record: Mapping[str, Any]) -> list[Section]:
@@ -53,6 +56,7 @@ def _weights(towers: Mapping[str, Mapping[str, float]]) -> list[Block]:
 
 
 def _index(index: Mapping[str, Any]) -> Table:
-    names = ("kind", "metric", "count", "dim", "lists", "probes", "recall_at_100", "build_seconds", "bytes_per_item")
+    settings = [name for name in _SETTINGS if index.get(name)]
+    names = ("kind", "metric", "count", "dim", *settings, "recall_at_100", "build_seconds", "bytes_per_item")
     caption = f"The index; recall@100 against exact search with {index['queries']} vectors of {index['query_source']}."
     return Table(names, [[index[name] for name in names]], index["warning"] or caption)

@@ -36,14 +36,43 @@ class TestVectorChannel(ChannelContract):
         return SIZE
 
 
-class TestVectorChannelByCosine(ChannelContract):
+@pytest.mark.parametrize(
+    "index", [{"metric": "cosine"}, {"metric": "l2"}, {"kind": "ivfpq"}, {"kind": "hnsw"}], ids=str
+)
+class TestVectorChannelOverAnyIndex(ChannelContract):
     @pytest.fixture
-    def channel(self, write_component: Callable[..., Path], films: Catalogue, film_encoder: OnlineEncoder) -> Channel:
-        return VectorChannel.open("two_tower", write_component(metric="cosine"), {}, films, film_encoder)
+    def channel(
+        self,
+        write_component: Callable[..., Path],
+        films: Catalogue,
+        film_encoder: OnlineEncoder,
+        index: dict[str, object],
+    ) -> Channel:
+        return VectorChannel.open("two_tower", write_component(**index), index, films, film_encoder)
 
     @pytest.fixture
     def size(self) -> int:
         return SIZE
+
+
+@pytest.mark.parametrize("metric", ["dot", "cosine", "l2"])
+def test_a_row_has_the_same_bits_in_retrieval_and_in_ranking(
+    write_component: Callable[..., Path], films: Catalogue, film_encoder: OnlineEncoder, metric: str
+) -> None:
+    channel = VectorChannel.open("two_tower", write_component(metric=metric), {"metric": metric}, films, film_encoder)
+    users = users_with_histories([[1, 2, 3], [4], []])
+    answer = channel.recall(users, SIZE)
+    assert VectorScorer(channel).score(users, answer).score.tolist() == answer.scores.tolist()
+
+
+def test_by_distance_the_nearest_films_come_first(
+    write_component: Callable[..., Path], films: Catalogue, film_encoder: OnlineEncoder, film_vectors: Floats
+) -> None:
+    channel = VectorChannel.open("two_tower", write_component(metric="l2"), {}, films, film_encoder)
+    rows, scores = channel.recall(users_with_histories([[3]]), SIZE).of(0)
+    apart = np.square(film_vectors - film_vectors[3]).sum(axis=1)
+    np.testing.assert_allclose(scores, -apart[rows], rtol=1e-5)
+    assert rows.tolist() == [row for row in np.argsort(apart).tolist() if row != 3]
 
 
 def test_scores_are_dot_products_with_the_mean_of_the_newest_history(
