@@ -97,6 +97,10 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*SMALL, "--kinds", "flat,tree"])
     assert isinstance(result.exception, UsageError)
     assert "no index 'tree'" in str(result.exception)
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, [*SMALL, "--out", str(tmp_path / "file" / "out")])
+    assert isinstance(result.exception, UsageError)
+    assert "cannot be made" in str(result.exception)
     result = CliRunner().invoke(app, [*SMALL, "--vectors", str(tmp_path)])
     assert isinstance(result.exception, BundleError)
 

@@ -64,6 +64,8 @@ def index(
     from services.cli.bench.index_sweep import Task, measure
     from services.cli.bench.index_worlds import made_up, saved
 
+    if out is not None:
+        _make(out)
     sizes: list[int | None] = [*pq_bytes] or [None]
     tasks = [
         Task(kind, device, threads, size, out)
@@ -88,6 +90,20 @@ def index(
     console.print(f"{report['machine']}; {report['commit']}", highlight=False)
     if out is not None:
         console.print(f"drawn in {out / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def _make(out: Path) -> None:
+    """Makes the folder before an hour's work is to be written there.
+
+    Raises:
+        UsageError: when it cannot be made.
+    """
+    from recsys.errors import UsageError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from None
 
 
 def _kinds(text: str) -> list[Kind]:
