@@ -30,7 +30,7 @@ _ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
 class VectorChannel:
-    """Channel over a user tower and a vector index; a score is what the index's metric makes of a user's and an item's vector.
+    """Channel over a user tower and a vector index; a score is what the index's metric makes of two vectors.
 
     A user without history and attributes has a vector too: what the model makes of an empty input.
 
