@@ -1,1 +1,1 @@
-"""The vectors of a catalogue and the search for the best of them: exact, inverted file, GPU."""
+"""The vectors of a catalogue and the search for the best of them: exact, inverted file, codes, graph, GPU."""

@@ -172,7 +172,7 @@ class ApproximateSearch(ABC):
         """Writes the FAISS index to `path`."""
         faiss.write_index(self.faiss_index, str(path))
 
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Size of the FAISS index as saved, with the tables that opening it adds."""
         return _written_bytes(self.faiss_index)
 

@@ -107,10 +107,10 @@ class InvertedFile(ApproximateSearch):
         reading = _Reading(nprobe=effort, sel=selector)
         return _RotatedReading(index_params=reading) if self._rotated else reading
 
-    def bytes(self) -> int:
-        """See `ApproximateSearch.bytes`; by distance, codes have a table a list that FAISS makes at opening."""
+    def size(self) -> int:
+        """See `ApproximateSearch.size`; by distance, codes have a table a list that FAISS makes at opening."""
         table: int = self._file.precomputed_table.size() * 4 if self._rotated else 0
-        return super().bytes() + table
+        return super().size() + table
 
     def settings(self) -> dict[str, int]:
         """See `ApproximateSearch.settings`."""

@@ -121,7 +121,7 @@ class VectorIndex:
             return recall_at(self.search(sample[:queries], k)[1], truth[k, queries])
 
         tune(engine, config, recall)
-        own = engine.bytes() / len(self)
+        own = engine.size() / len(self)
         self.report = self.report.model_copy(
             update={
                 **engine.settings(),
