@@ -10,6 +10,7 @@ import polars as pl
 from recsys.columns import CLICK_ID, EVENT, ITEM_ID, TIMESTAMP_MS, USER_ID, EventType
 from recsys.data.readers.raw import LINE, MALFORMED, ROW, TEXT, RawData, RawTable, ReaderOptions
 from recsys.data.readers.text import TextFile
+from recsys.data.string_ids import hash_series
 
 _CLICKED: Final = "clicked"
 _CONVERTED: Final = "converted"
@@ -22,8 +23,8 @@ def read_criteo_conversion(path: Path, options: ReaderOptions) -> RawData:
     """Tab-separated lines without a header: click second, conversion second or nothing, 8 integers, 9 categories.
 
     The log names neither users nor items. Each line becomes a user of its own, the 0-based number of the line,
-    with `integer_1` to `integer_8`; the item is what its nine categories say together, with `category_1` to
-    `category_9`. So an event joined with its user and its item has all 17 features of its click.
+    with `integer_1` to `integer_8`; the item is the 63-bit hash of its nine categories joined by "|", with
+    `category_1` to `category_9`. So an event joined with its user and its item has all 17 features of its click.
 
     Line n is the click with event id 2n; its conversion, where there is one, has 2n + 1 and names that click.
     Times are seconds since the start of the log, so that the dataset's times are real and begin in 1970.
@@ -36,6 +37,7 @@ def read_criteo_conversion(path: Path, options: ReaderOptions) -> RawData:
         pl.format("its conversion at {} is before its click at {}", converted, clicked)
     )
     key = pl.concat_str([pl.col(name).fill_null("") for name in CATEGORIES], separator=_KEY_SEPARATOR)
+    item = key.map_batches(hash_series, return_dtype=pl.Int64(), is_elementwise=True)
     lines = (
         frame.with_columns(
             pl.coalesce(MALFORMED, pl.when(clicked.is_null()).then(pl.lit("it has no click time")), *wrong).alias(
@@ -43,7 +45,7 @@ def read_criteo_conversion(path: Path, options: ReaderOptions) -> RawData:
             )
         )
         .with_columns(pl.col(name).cast(pl.Int64, strict=False) for name in numbers)
-        .with_columns(pl.coalesce(MALFORMED, early).alias(MALFORMED), pl.col(ROW).alias(USER_ID), key.alias(ITEM_ID))
+        .with_columns(pl.coalesce(MALFORMED, early).alias(MALFORMED), pl.col(ROW).alias(USER_ID), item.alias(ITEM_ID))
     )
     return RawData(
         RawTable(path, pl.concat([_clicks(lines), _conversions(lines)]), typed=True),
@@ -83,14 +85,11 @@ def _conversions(lines: pl.LazyFrame) -> pl.LazyFrame:
 
 def _items(lines: pl.LazyFrame) -> pl.LazyFrame:
     """A row for each different nine categories; in memory, as the items of a dataset are."""
-    first = [pl.col(name).first() for name in CATEGORIES]  # all rows of a group have the same
-    found = (
-        lines.filter(pl.col(MALFORMED).is_null())
-        .group_by(ITEM_ID)
-        .agg(pl.col(ROW).min(), pl.col(LINE).min(), *first)
-        .select(ROW, LINE, pl.col(ITEM_ID).alias(TEXT), pl.lit(None, pl.String).alias(MALFORMED), ITEM_ID, *CATEGORIES)
-    )
-    return found.sort(ROW).collect(engine="streaming").lazy()
+    sound = lines.filter(pl.col(MALFORMED).is_null())
+    found = sound.group_by(ITEM_ID, *CATEGORIES).agg(pl.col(ROW).min(), pl.col(LINE).min()).sort(ROW)
+    nothing = pl.lit(None, pl.String)
+    placed = found.select(ROW, LINE, nothing.alias(TEXT), nothing.alias(MALFORMED), ITEM_ID, *CATEGORIES)
+    return placed.collect(engine="streaming").lazy()
 
 
 def _users(lines: pl.LazyFrame) -> pl.LazyFrame:

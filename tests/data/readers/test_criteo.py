@@ -7,6 +7,7 @@ import pytest
 
 from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.data.readers.criteo import CATEGORIES, INTEGERS
+from recsys.data.string_ids import hash_key
 from recsys.errors import DataError
 
 INTS = ["3", "", "0", "-1", "12", "", "7", "99"]
@@ -39,7 +40,7 @@ def test_an_event_joined_with_its_user_and_item_has_the_17_features_of_its_click
     rows = joined.sort(EVENT_ID).select(*INTEGERS, *CATEGORIES).rows()
     first = (3, None, 0, -1, 12, None, 7, 99, *(text or None for text in CATS))
     assert rows == [first, first, (*map(int, other), *first[8:]), (*first[:8], *["x"] * 9)]
-    assert dataset.items().height == 2
+    assert dataset.items()[ITEM_ID].to_list() == sorted([hash_key("|".join(CATS)), hash_key("|".join(["x"] * 9))])
     assert dataset.items().schema["category_2"] == pl.String
 
 
