@@ -153,7 +153,8 @@ def _quantised(sample: Floats, lists: int, metric: int, config: IndexConfig) -> 
 def _rotation(sample: Floats, groups: int, width: int) -> Any:
     """From the sample's columns to `width`, the groups of which are about independent and equally spread."""
     rotation = faiss.OPQMatrix(sample.shape[1], groups, width)
-    rotation.niter = rotation.niter_pq_0 = _ROTATIONS
+    # A single group holds all columns: however they are turned, its codes err by the same.
+    rotation.niter = rotation.niter_pq_0 = _ROTATIONS if groups > 1 else 1
     rotation.max_train_points = _CODES * _TRAINING_ROWS_A_CODE
     trained_with = faiss.ProductQuantizer(width, groups, 8)
     trained_with.cp.min_points_per_centroid = 1

@@ -15,7 +15,7 @@ class TestFlat(VectorIndexContract):
 
 
 class TestInvertedFileReadingAllLists(VectorIndexContract):
-    config = IndexConfig(kind="ivf", lists=5, probes=5, device="cpu")
+    config = IndexConfig(kind="ivf", lists=5, probes=5, tuning_queries=5, device="cpu")
     ties_by_row = False
 
 
@@ -27,7 +27,7 @@ class TestProductQuantisedReadingAllLists(VectorIndexContract):
 class TestGraph(VectorIndexContract):
     """So few rows are searched exactly."""
 
-    config = IndexConfig(kind="hnsw", device="cpu")
+    config = IndexConfig(kind="hnsw", tuning_queries=5, device="cpu")
     ties_by_row = False
 
 
@@ -50,11 +50,7 @@ class _Always(VectorIndexContract):
 
 
 class TestInvertedFileWithBitmaps(_Always):
-    config = IndexConfig(kind="ivf", lists=5, probes=5, device="cpu")
-
-
-class TestProductQuantisedWithBitmaps(_Always):
-    config = IndexConfig(kind="ivfpq", lists=5, probes=5, pq_bytes=1, candidates=1000, tuning_queries=5, device="cpu")
+    config = IndexConfig(kind="ivf", lists=5, probes=5, tuning_queries=5, device="cpu")
 
 
 class TestGraphWithBitmaps(_Always):
@@ -88,7 +84,7 @@ class TestFlatOnGpu(VectorIndexContract):
 @pytest.mark.gpu
 @needs_gpu
 class TestInvertedFileOnGpu(VectorIndexContract):
-    config = IndexConfig(kind="ivf", lists=5, probes=5, device="cuda")
+    config = IndexConfig(kind="ivf", lists=5, probes=5, tuning_queries=5, device="cuda")
     ties_by_row = False
 
 

@@ -50,7 +50,7 @@ class TestFlatOnPretendedGpu(VectorIndexContract):
 
 
 class TestInvertedFileOnPretendedGpu(VectorIndexContract):
-    config = IndexConfig(kind="ivf", lists=5, probes=5, device="cuda")
+    config = IndexConfig(kind="ivf", lists=5, probes=5, tuning_queries=5, device="cuda")
     ties_by_row = False
 
 
