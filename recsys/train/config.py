@@ -23,7 +23,7 @@ class TrainerConfig(Config):
         accumulate: batches a step; the gradient is that of the mean over all their targets.
         table_optimiser: "dense" is AdamW for embedding tables too; "rowwise" is row-wise Adagrad (see
             `RowWiseAdagrad`), which costs a batch only the rows that it meets; "auto" is that for tables of 50,000
-            rows and more.
+            rows and more, and "dense" for several workers on GPUs, which cannot average sparse gradients.
         table_lr: peak learning rate of row-wise Adagrad.
         max_epochs: upper bound.
         patience: epochs without a better validation before it stops.

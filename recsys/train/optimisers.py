@@ -8,6 +8,8 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from recsys.errors import ConfigError
+
 TableOptimiser: TypeAlias = Literal["auto", "dense", "rowwise"]
 
 ROW_WISE_FROM: Final = 50_000
@@ -127,6 +129,22 @@ class Optimiser:
             name, _, key = place.rpartition("/")
             weight = self.parameters[name]
             owners[id(weight)].state[weight][key] = (tensor if key == "step" else tensor.to(weight.device)).clone()
+
+
+def possible_tables(wanted: TableOptimiser, *, sparse: bool) -> TableOptimiser:
+    """How tables are taken where gradients may be sparse, or may not: then "auto" is "dense".
+
+    Raises:
+        ConfigError: for "rowwise" where they may not.
+    """
+    if sparse:
+        return wanted
+    if wanted == "rowwise":
+        raise ConfigError(
+            "table_optimiser = rowwise: several workers on GPUs cannot average sparse gradients (NCCL adds none); "
+            "use one worker, or table_optimiser = dense"
+        )
+    return "dense"
 
 
 def _is_row_wise(table: nn.Embedding, tables: TableOptimiser) -> bool:

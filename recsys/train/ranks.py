@@ -31,6 +31,11 @@ class Ranks:
         """Whether this worker is the one that writes."""
         return self.rank == 0
 
+    @property
+    def adds_sparse(self) -> bool:
+        """Whether sparse gradients can be averaged: gloo does it, NCCL does not."""
+        return self.world == 1 or distributed.get_backend() != "nccl"
+
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sum over all workers of each value, the same bits everywhere; float64."""
         if self.world == 1:

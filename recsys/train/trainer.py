@@ -19,7 +19,7 @@ from recsys.train import checkpoint as ck
 from recsys.train.config import EpochRecord, TrainerConfig, TrainingResult
 from recsys.train.device import bf16_autocast
 from recsys.train.memory import keep_freed_memory
-from recsys.train.optimisers import Optimiser
+from recsys.train.optimisers import Optimiser, possible_tables
 from recsys.train.progress import Progress
 from recsys.train.ranks import ALONE, Ranks
 
@@ -88,6 +88,9 @@ class Trainer(Generic[BatchT]):
         ranks: the workers that train this model together, each on its share of every batch. All construct a trainer
             alike and call `fit`; they take the same steps, and rank 0 writes the checkpoints.
         also: what else changes while training, and so belongs in a checkpoint.
+
+    Raises:
+        ConfigError: for row-wise tables where the workers cannot average sparse gradients.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class Trainer(Generic[BatchT]):
             model,
             lr=config.lr,
             weight_decay=config.weight_decay,
-            tables=config.table_optimiser,
+            tables=possible_tables(config.table_optimiser, sparse=ranks.adds_sparse),
             table_lr=config.table_lr,
         )
         self.objective = ranks.averaging(model, objective)
@@ -305,16 +308,20 @@ class Trainer(Generic[BatchT]):
         for rank, states in enumerate(random):
             tensors |= ck.under(f"random/{rank}", states)
         state = {name: getattr(self.run, name) for name in _Run.__slots__}
-        state["config"] = self.config.model_dump_json()
+        state["settings"] = self._settings()
         ck.save_checkpoint(self.checkpoint_path, tensors, state)
         for path in self.progress.scratch.glob("best-*.safetensors"):
             if path != self._best_path():
                 path.unlink()
         self._save_after = max(self.config.checkpoint_s, _SHARE_OF_SAVING * (time.monotonic() - began))
 
+    def _settings(self) -> dict[str, object]:
+        """What is as it was when a checkpoint is gone on from; which tables are row-wise is up to the workers too."""
+        return {"config": self.config.model_dump_json(), "row_wise": sorted(self.optimiser.row_wise)}
+
     def _resume(self) -> None:
         found = ck.load_checkpoint(self.checkpoint_path)
-        if found is not None and found[1].pop("config") == self.config.model_dump_json():
+        if found is not None and found[1].pop("settings") == self._settings():
             self._go_on_from(*found)
         places = self.ranks.gather({"place": torch.tensor([self.run.epoch, self.run.step])})
         if any(not torch.equal(place["place"], places[0]["place"]) for place in places):

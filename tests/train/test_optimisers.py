@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recsys.train.optimisers import Optimiser, RowWiseAdagrad, TableOptimiser
+from recsys.errors import ConfigError
+from recsys.train.optimisers import Optimiser, RowWiseAdagrad, TableOptimiser, possible_tables
 
 ROWS, DIM = 6, 3
 
@@ -89,6 +90,18 @@ def test_large_tables_are_taken_row_by_row(tables: TableOptimiser, rows: int, by
     model = Lookup(rows)
     assert len(optimiser(model, tables).row_wise) == by_row
     assert model.table.sparse == bool(by_row)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "dense"])
+def test_tables_are_dense_where_workers_cannot_add_sparse_gradients(wanted: TableOptimiser) -> None:
+    assert possible_tables(wanted, sparse=False) == "dense"
+    assert possible_tables(wanted, sparse=True) == wanted
+
+
+def test_row_wise_tables_are_refused_where_workers_cannot_add_sparse_gradients() -> None:
+    assert possible_tables("rowwise", sparse=True) == "rowwise"
+    with pytest.raises(ConfigError, match=r"table_optimiser = rowwise: .*use one worker, or table_optimiser = dense"):
+        possible_tables("rowwise", sparse=False)
 
 
 def test_the_norm_that_is_clipped_is_that_of_all_gradients_together() -> None:

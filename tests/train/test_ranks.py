@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import TrainingError
-from recsys.train.ranks import ALONE, joined_ranks
+from recsys.train.ranks import ALONE, Ranks, joined_ranks
 
 Together = Callable[..., list[Any]]
 """A function of ranks_at_work and its arguments to what each of two workers returned."""
@@ -51,6 +51,14 @@ def test_who_has_joined_no_group_is_alone() -> None:
     assert joined_ranks() == ALONE
     assert ALONE.leads
     assert ALONE.sum([1.5]) == ALONE.from_leader([1.5]) == [1.5]
+
+
+def test_sparse_gradients_are_added_by_gloo_and_not_by_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+    assert Ranks(0, 2).adds_sparse
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")
+    assert not Ranks(0, 2).adds_sparse
+    assert ALONE.adds_sparse
 
 
 @pytest.mark.parametrize("tables", ["dense", "rowwise"])

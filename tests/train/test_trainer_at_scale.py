@@ -88,6 +88,20 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> TrainView:
     return planted_view(tmp_path_factory.mktemp("planted") / "data", world)
 
 
+def test_a_fit_whose_tables_were_taken_otherwise_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when several workers on GPUs, which take no table row by row, go on with what one began."""
+    config = TrainerConfig(max_epochs=2, lr=0.05, checkpoint_s=1e-9)
+    monkeypatch.setattr("recsys.train.optimisers.ROW_WISE_FROM", ROWS)
+    with pytest.raises(KilledError):
+        trainer(network(), tmp_path, config, 2 * STEPS).fit()
+    monkeypatch.setattr("recsys.train.ranks.Ranks.adds_sparse", False)
+    run = trainer(network(), tmp_path, config)
+    result = run.fit()
+    assert not run.optimiser.row_wise
+    assert run.run.updates == 2 * STEPS
+    assert [record.epoch for record in result.curve] == [1, 2]
+
+
 @pytest.mark.parametrize("killed_at", range(1, 3 * STEPS + 1))
 def test_a_run_killed_at_any_batch_ends_as_if_it_had_not_been(tmp_path: Path, killed_at: int) -> None:
     """Steps of two batches, the last of an epoch of one: also in the middle of a step."""
