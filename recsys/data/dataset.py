@@ -216,7 +216,7 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._finished:
-            self._events.close()
+            self._events.abandon()
             error = error or DataError(f"{self._path}: the dataset was not finished")
             self._directory.__exit__(type(error), error, trace)
 

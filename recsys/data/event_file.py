@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID, VALUE, EventType
@@ -88,6 +90,12 @@ class EventFileWriter:
         self._write_groups(whole_only=False)
         self._file.close()
         return self._digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Closes a file that is to be thrown away; what it still lacks is not written."""
+        self._waiting = []
+        with suppress(OSError, pa.ArrowException):  # a disk that is full does not take the end of the file either
+            self._file.close()
 
     def _write_groups(self, *, whole_only: bool) -> None:
         count = sum(frame.height for frame in self._waiting)

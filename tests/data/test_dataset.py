@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -188,3 +192,22 @@ def test_a_path_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         write_toy(tmp_path / "file" / "below")
     with pytest.raises(DataError, match="cannot be written"):
         write_toy(Path("/proc/nowhere"))
+
+
+def test_a_disk_that_is_full_is_said_in_one_sentence_and_nothing_is_left(tmp_path: Path) -> None:
+    events = pl.DataFrame({USER_ID: range(3 * 2**18), ITEM_ID: 1, TIMESTAMP_MS: 2})
+    with file_size_limit(100_000), pytest.raises(DataError, match=r"d cannot be written: .*File too large"):
+        write_dataset(tmp_path / "d", events=events, name="d", time="real")
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """The kernel refuses this process files of more bytes, as a full disk would."""
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
