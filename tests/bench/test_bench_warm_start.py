@@ -1,7 +1,7 @@
-"""What a warm start saves on ML-1M: epochs and seconds to the validation NDCG@10 of a fit from scratch.
+"""What a warm start saves on ML-100K: epochs and seconds to the validation NDCG@10 of a fit from scratch.
 
-The earlier run has all but the newest twentieth of every user's events, and does not know 3% of the items, which come
-up in that twentieth for the first time. Run with `pytest -m bench -s tests/bench/test_bench_warm_start.py`.
+The earlier run has all but the newest twentieth of every user's events. Run with
+`pytest -m bench -s tests/bench/test_bench_warm_start.py`.
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ from recsys.train.progress import QuietProgress
 
 pytestmark = [pytest.mark.bench, pytest.mark.data]
 
-SETTINGS = {"history": "mean", "history_length": 50, "batch_users": 32, "max_epochs": 15, "ema": 0.998}
-NEWEST, NEW_ITEMS = 0.05, 0.03
+SETTINGS = {
+    "dim": 32, "history_length": 50, "blocks": 1, "widening": 2, "batch_users": 8, "max_epochs": 15, "ema": 0.99
+}  # fmt: skip
+NEWEST = 0.05
 SEEDS = (0, 1, 2)
 
 Curve = list[tuple[float, float]]
 """NDCG@10 on validation, and the seconds since the start, after each epoch."""
 
 
-def events(shared_data: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Those of the earlier run, and all."""
-    every = pl.read_parquet(shared_data / "ml-1m" / "interactions.parquet").select(
-        pl.col("user").alias(USER_ID), pl.col("item").alias(ITEM_ID), pl.col("position").alias(TIMESTAMP_MS)
+def prepared(folder: Path, shared_data: Path, *, newest: bool) -> Prepared:
+    """ML-100K with or without the newest twentieth of every user's events."""
+    source = shared_data / "ml-100k"
+    events = pl.read_parquet(source / "interactions.parquet").select(
+        pl.col("user").alias(USER_ID),
+        pl.col("item").alias(ITEM_ID),
+        (pl.col("timestamp") * 1000).alias(TIMESTAMP_MS),
     )
     place = pl.col(TIMESTAMP_MS).rank("ordinal").over(USER_ID)
-    newest = place > ((1 - NEWEST) * pl.len().over(USER_ID)).floor()
-    ids = every[ITEM_ID].unique().sort().to_numpy()
-    unknown = np.random.default_rng(0).choice(ids, int(NEW_ITEMS * len(ids)), replace=False)
-    marked = every.with_columns(newest.alias("newest")).filter(pl.col("newest") | ~pl.col(ITEM_ID).is_in(unknown))
-    return marked.filter(~pl.col("newest")).drop("newest"), marked.drop("newest")
-
-
-def prepared(folder: Path, frame: pl.DataFrame, shared_data: Path) -> Prepared:
-    items = pl.read_parquet(shared_data / "ml-1m" / "items.parquet").rename({"item": ITEM_ID}).drop("movielens_id")
-    dataset = write_dataset(folder / "data", events=frame, items=items, name="ml-1m", time="order")
+    older = place <= ((1 - NEWEST) * pl.len().over(USER_ID)).floor()
+    dataset = write_dataset(
+        folder / "data",
+        events=events if newest else events.filter(older),
+        items=pl.read_parquet(source / "items.parquet").rename({"item": ITEM_ID}),
+        users=pl.read_parquet(source / "users.parquet").rename({"user": USER_ID}),
+        name="ml-100k",
+        time="real",
+    )
     (folder / "prepared").mkdir()
     prepare(dataset, Holdout("last"), infer_definition(dataset), folder / "prepared", everything=False)
     return Prepared.open(folder / "prepared")
@@ -75,10 +79,8 @@ def reached(curve: Curve, wanted: float) -> tuple[float, float]:
 
 
 def test_what_a_warm_start_saves(shared_data: Path, tmp_path: Path) -> None:
-    before, after = (
-        prepared(tmp_path / name, frame, shared_data)
-        for name, frame in zip(("before", "after"), events(shared_data), strict=True)
-    )
+    before = prepared(tmp_path / "before", shared_data, newest=False)
+    after = prepared(tmp_path / "after", shared_data, newest=True)
     rows = []
     for seed in SEEDS:
         folder = tmp_path / str(seed)
@@ -97,4 +99,4 @@ def test_what_a_warm_start_saves(shared_data: Path, tmp_path: Path) -> None:
     for share in (0.95, 0.99, 1.0):
         medians = [statistics.median(row[at] for row in rows if row[0] == share) for at in range(1, 6)]
         print("{:.0%} | {:.0f}, {:.0f} | {:.0f}, {:.0f} | {:.1f} ×".format(share, *medians))
-    assert all(np.isfinite(row[4]) for row in rows if row[0] == 0.95)
+        assert share > 0.95 or medians[4] > 1
