@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recsys.columns import ITEM_ID
 from recsys.config import Config
-from recsys.errors import BundleError, ConfigError
+from recsys.errors import BundleError, ConfigError, FeatureMismatchError
 from recsys.features.buckets import bucket_codes
 from recsys.features.feature_set import FeatureSet, Field
 from recsys.features.vocabulary import FIRST, Vocabulary
@@ -89,9 +89,17 @@ def start_from(
     Raises:
         BundleError: when the file is not whole.
         ConfigError: when the earlier model had another shape; names the setting, what it was and what it is.
+        FeatureMismatchError: when it knew none of these items.
     """
     weights, shape = _load(path)
     _refuse_other_shape(_settings(model.shape), shape, path)
+    codes = _earlier_codes(ITEM_ID, features, earlier)
+    started = Started(len(codes) - FIRST, int((codes == _NO_ROW).sum()))
+    if 0 < started.items == started.new_items:
+        raise FeatureMismatchError(
+            f"{path}: knows none of the {started.items:,} items trained on here, such as {features.items.values[0]}; "
+            "was it made from other data? Train from scratch"
+        )
     tables = dict(_tables(model.shape))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -102,8 +110,7 @@ def start_from(
                 parameter.copy_(weights[name][torch.arange(len(parameter)).clamp(max=len(weights[name]) - 1)])
             else:
                 parameter.copy_(weights[name])
-    codes = _earlier_codes(ITEM_ID, features, earlier)
-    return Started(len(codes) - FIRST, int((codes == _NO_ROW).sum()))
+    return started
 
 
 def _tables(shape: TwoTowerShape) -> Iterator[tuple[str, str]]:

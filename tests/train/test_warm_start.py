@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recsys.columns import ITEM_ID, USER_ID
-from recsys.errors import BundleError, ConfigError
+from recsys.errors import BundleError, ConfigError, FeatureMismatchError
 from recsys.features.definition import (
     CategoricalFeature,
     FeatureDefinition,
@@ -151,6 +151,13 @@ def test_a_history_may_be_longer_or_shorter_than_it_was(tmp_path: Path, length: 
     for place in range(length + 1):
         was = row(source, "history.positions.weight", min(place, 4))
         assert torch.equal(row(target, "history.positions.weight", place), was)
+
+
+def test_weights_that_know_none_of_the_items_are_refused(tmp_path: Path) -> None:
+    save_weights(model_of(EARLIER, 0), tmp_path / "w")
+    others = features([7, 8], ["acme"])
+    with pytest.raises(FeatureMismatchError, match="knows none of the 2 items trained on here, such as 7"):
+        start_from(model_of(others, 1), others, tmp_path / "w", EARLIER)
 
 
 def test_what_does_not_touch_the_weights_may_change(tmp_path: Path) -> None:
