@@ -103,8 +103,10 @@ def import_(
 
 @app.command()
 def simulate(
-    preset: Annotated[str, typer.Option(help="small (seconds), million (items and users) or delayed (conversions)")],
     out: Out,
+    preset: Annotated[
+        str, typer.Option(help="small (seconds), million (items and users) or delayed (conversions)")
+    ] = "small",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="another seed, another world")] = 0,
     events: Annotated[int | None, typer.Option(min=1_000, help="about so many, in place of the preset's")] = None,
     days: Annotated[int | None, typer.Option(min=1, max=3_650, help="time span, in place of the preset's")] = None,

@@ -23,7 +23,7 @@ def recsys(tmp_path: Path) -> Run:
 
 
 def test_simulate_then_describe(recsys: Run, tmp_path: Path) -> None:
-    done = recsys("simulate", "--preset", "small", "--events", "3000", "--days", "2", "--seed", "3", "--out", "market")
+    done = recsys("simulate", "--events", "3000", "--days", "2", "--seed", "3", "--out", "market")
     assert done.returncode == 0, done.stderr
     assert "5,000 users with 2,000 items" in done.stdout
     assert "impressions" in done.stdout
