@@ -15,7 +15,7 @@ import polars as pl
 from recsys.columns import EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.data.appended_events import NewEvents, read_new_events, with_text
 from recsys.data.checks import REJECTED_SCHEMA, WELL_FORMED, Check, Rejected, failing, passing, refuse_too_many
-from recsys.data.dataset import REJECTED, Dataset, DatasetWriter, check_replaceable
+from recsys.data.dataset import REJECTED, Dataset, DatasetWriter, check_replaceable, writing_to
 from recsys.data.event_file import EVENT_SCHEMA, SORT_KEYS
 from recsys.data.event_ids import CONFLICT, Settled, settle
 from recsys.data.id_columns import IdPlan
@@ -171,7 +171,8 @@ class _Append:
         with DatasetWriter(self._out) as writer:
             for batch in merged(dataset.event_batches(), added):
                 writer.write(batch)
-            _keep_truth(self._dataset.path, writer.folder)
+            with writing_to(self._out):
+                _keep_truth(self._dataset.path, writer.folder)
             return writer.finish(
                 name=info.name,
                 time=info.time,
