@@ -13,6 +13,10 @@ EVENT_ID: Final = "event_id"
 CLICK_ID: Final = "click_id"
 VALUE: Final = "value"
 
+USER_KEY: Final = "user_key"
+ITEM_KEY: Final = "item_key"
+"""Beside an id that is the hash of a string: that string."""
+
 TITLE: Final = "title"
 BID: Final = "bid"
 CREATED_MS: Final = "created_ms"

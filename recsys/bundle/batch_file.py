@@ -14,15 +14,13 @@ import pyarrow.parquet as pq
 
 from recsys.bundle.batch import Part
 from recsys.bundle.user_batches import slices
-from recsys.columns import ITEM_ID, TITLE, USER_ID
+from recsys.columns import ITEM_ID, ITEM_KEY, TITLE, USER_ID, USER_KEY
 from recsys.data.catalogue import Catalogue
 from recsys.data.string_ids import KEY
-from recsys.data.user_lists import USER_KEY
 from recsys.errors import UsageError
 from recsys.files import replacing
 from recsys.types import Candidates, Masks, RaggedRows
 
-ITEM_KEY: Final = "item_key"
 RANK: Final = "rank"
 SCORE: Final = "score"
 CHANNELS: Final = "channels"

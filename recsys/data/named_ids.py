@@ -7,13 +7,11 @@ from typing import Final
 
 import polars as pl
 
-from recsys.columns import ITEM_ID, USER_ID
+from recsys.columns import ITEM_ID, ITEM_KEY, USER_ID, USER_KEY
 from recsys.data.checks import Check
 from recsys.data.id_columns import as_integer, as_text
 from recsys.data.string_ids import KEY, key_dictionary
 
-USER_KEY: Final = "user_key"
-ITEM_KEY: Final = "item_key"
 KEY_OF: Final = {USER_ID: USER_KEY, ITEM_ID: ITEM_KEY}
 """For an id column, the column that may name the string of which the id is the hash."""
 

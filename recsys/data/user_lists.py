@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
-from recsys.columns import USER_ID
+from recsys.columns import USER_ID, USER_KEY
 from recsys.data.id_columns import as_integer, as_text
 from recsys.data.readers.raw import LINE, MALFORMED
 from recsys.data.readers.table import open_table
 from recsys.data.string_ids import key_dictionary
 from recsys.errors import DataError
 from recsys.types import Ids
-
-USER_KEY: Final = "user_key"
 
 
 @dataclass(frozen=True, slots=True)

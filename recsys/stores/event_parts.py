@@ -12,14 +12,22 @@ from typing import Final, NamedTuple, Self
 
 import polars as pl
 
-from recsys.columns import CLICK_ID, EVENT, EVENT_ID, ITEM_ID, TIMESTAMP_MS, USER_ID, VALUE, EventType
+from recsys.columns import (
+    CLICK_ID,
+    EVENT,
+    EVENT_ID,
+    ITEM_ID,
+    ITEM_KEY,
+    TIMESTAMP_MS,
+    USER_ID,
+    USER_KEY,
+    VALUE,
+    EventType,
+)
 from recsys.errors import DataError, PreconditionError
 from recsys.files import replacing
 from recsys.stores.packing import parse_position
 from recsys.stores.store import Event, StreamEntry
-
-USER_KEY: Final = "user_key"
-ITEM_KEY: Final = "item_key"
 
 PART_SCHEMA: Final = pl.Schema(
     {

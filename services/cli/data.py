@@ -1,4 +1,4 @@
-"""`recsys data`: fetch a public set, import a user's own files, simulate a market, describe what a dataset holds."""
+"""`recsys data`: fetch a public set, import a user's own files, simulate a market, append, describe."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from recsys.data.dataset import Counts, Dataset
     from recsys.data.describe import Column, Description
     from recsys.data.importing import Imported, Report
+    from recsys.data.readers.raw import ReaderOptions
 
-app = typer.Typer(name="data", help="Fetch, import, simulate and describe datasets.", no_args_is_help=True)
+app = typer.Typer(name="data", help="Fetch, import, simulate, extend and describe datasets.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", help="Dataset directory to write; an older dataset there is replaced.")]
 
@@ -81,18 +82,9 @@ def import_(
 ) -> None:
     """Import events, and attributes where there are any, from files of any size."""
     from recsys.data.importing import ImportOptions, import_dataset
-    from recsys.data.readers.column_map import EVENT_COLUMNS, parse_column_map
-    from recsys.data.readers.raw import ReaderOptions
+    from recsys.data.readers.column_map import parse_column_map
 
-    if (item_columns and items is None) or (user_columns and users is None):
-        raise UsageError("--item-columns needs --items FILE, and --user-columns needs --users FILE")
-    reader = ReaderOptions(
-        columns=parse_column_map(columns, "--columns", EVENT_COLUMNS),
-        items=items,
-        item_columns=parse_column_map(item_columns, "--item-columns"),
-        users=users,
-        user_columns=parse_column_map(user_columns, "--user-columns"),
-    )
+    reader = _reader_options(columns, items, item_columns, users, user_columns)
     names = parse_column_map(events, "--events", form="name=type, such as view=click")
     options = ImportOptions(reader=reader, event_names=names, ids=ids, max_rejected=max_rejected, name=name)
     start = time.monotonic()
@@ -151,18 +143,9 @@ def append(
     """Join later events, users and items into a dataset, each once: what is there already changes nothing."""
     from recsys.data.appended_events import EVENT_NAMES_FLAG
     from recsys.data.appending import AppendOptions, append_to_dataset
-    from recsys.data.readers.column_map import EVENT_COLUMNS, parse_column_map
-    from recsys.data.readers.raw import ReaderOptions
+    from recsys.data.readers.column_map import parse_column_map
 
-    if (item_columns and items is None) or (user_columns and users is None):
-        raise UsageError("--item-columns needs --items FILE, and --user-columns needs --users FILE")
-    reader = ReaderOptions(
-        columns=parse_column_map(columns, "--columns", EVENT_COLUMNS),
-        items=items,
-        item_columns=parse_column_map(item_columns, "--item-columns"),
-        users=users,
-        user_columns=parse_column_map(user_columns, "--user-columns"),
-    )
+    reader = _reader_options(columns, items, item_columns, users, user_columns)
     names = parse_column_map(event_names, EVENT_NAMES_FLAG, form="name=type, such as view=click")
     start = time.monotonic()
     with _progress() as report:
@@ -185,6 +168,28 @@ def describe_(
         typer.echo(description.model_dump_json(indent=2))
     else:
         _print(description, text_console())
+
+
+def _reader_options(
+    columns: str, items: Path | None, item_columns: str, users: Path | None, user_columns: str
+) -> ReaderOptions:
+    """What the flags tell a reader.
+
+    Raises:
+        UsageError: for a map that cannot be read, or one of a file that is not given.
+    """
+    from recsys.data.readers.column_map import EVENT_COLUMNS, parse_column_map
+    from recsys.data.readers.raw import ReaderOptions
+
+    if (item_columns and items is None) or (user_columns and users is None):
+        raise UsageError("--item-columns needs --items FILE, and --user-columns needs --users FILE")
+    return ReaderOptions(
+        columns=parse_column_map(columns, "--columns", EVENT_COLUMNS),
+        items=items,
+        item_columns=parse_column_map(item_columns, "--item-columns"),
+        users=users,
+        user_columns=parse_column_map(user_columns, "--user-columns"),
+    )
 
 
 @contextmanager

@@ -10,12 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recsys.columns import EventType
+from recsys.columns import ITEM_KEY, USER_KEY, EventType
 from recsys.data.dataset import EVENT_SCHEMA
 from recsys.errors import DataError, PreconditionError, StoreError
 from recsys.stores.draining import Drain
 from recsys.stores.embedded import EmbeddedValkey
-from recsys.stores.event_parts import ITEM_KEY, PART_SCHEMA, USER_KEY, EventParts, part_of
+from recsys.stores.event_parts import PART_SCHEMA, EventParts, part_of
 from recsys.stores.memory import MemoryStore
 from recsys.stores.redis_store import RedisStore
 from recsys.stores.store import Event, Store
