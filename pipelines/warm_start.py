@@ -222,13 +222,14 @@ def _refuse_leak(source: Source, parts: Split, catalogue: Catalogue) -> None:
 def _fitted_on(source: Source) -> pl.DataFrame:
     """Users and items that a leave-one-out twin was fitted on, as far as the bundle remembers its users.
 
-    What it remembers of a user is all but the test; the newest of that is validation, for whoever has more than it.
+    What it remembers of a user is all but the test; the newest of that is validation. But from who has no more than
+    two, nothing may have been held out.
     """
     users = BundleUsers.open(source.path / USERS_FOLDER)
     lengths = np.diff(users.seen_offsets)
     place = np.arange(len(users.seen_ids)) - np.repeat(users.seen_offsets[:-1], lengths)
     newest = place == np.repeat(lengths, lengths) - 1
-    fitted = ~newest | (np.repeat(lengths, lengths) == 1)
+    fitted = ~newest | (np.repeat(lengths, lengths) <= 2)
     return pl.DataFrame({USER_ID: np.repeat(users.user_ids, lengths)[fitted], ITEM_ID: users.seen_ids[fitted]})
 
 

@@ -6,6 +6,7 @@ import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
@@ -17,10 +18,13 @@ from pipelines.training import TrainingRun, run_training
 from pipelines.warm_start import StartWork, WarmStart
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.publish import current
+from recsys.bundle.users import BundleUsers
 from recsys.columns import TIMESTAMP_MS, USER_ID
 from recsys.config import override
+from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset, write_dataset
-from recsys.data.splits import Holdout
+from recsys.data.interactions import Interactions
+from recsys.data.splits import Holdout, split
 from recsys.errors import BundleError, PreconditionError, UsageError
 from recsys.testing.planted import Planted, planted_events, planted_items, planted_users
 from recsys.train.progress import QuietProgress
@@ -148,6 +152,26 @@ def test_what_reaches_further_than_these_data_is_refused(older: Path, newer: Dat
     past = world(tmp_path / "past", share=0.6)
     with pytest.raises(PreconditionError, match=r"fitted on events before 20.* but here all from 20.* are held out"):
         start(past, time, "time:0.2", tmp_path)
+
+
+def test_who_has_two_interactions_counts_as_fitted_on_whole(older: Path, newer: Dataset, tmp_path: Path) -> None:
+    """Nothing of theirs was held out, and an event that comes late can make the newer of the two a test."""
+    twin = tmp_path / "twin"
+    shutil.copytree(twin_of(older, "leave_one_out"), twin)
+    catalogue = Catalogue.from_dataset(newer)
+    test = split(newer, catalogue, Holdout.parse("last")).test
+    assert test is not None
+    user, item = int(test.user_ids[0]), int(test.target[0])
+    for earlier, refused in (([item + 1], True), ([item + 1, item + 2], False)):
+        rows = np.array([*earlier, item], np.int32) % len(catalogue)
+        times = np.arange(len(rows), dtype=np.int64)
+        known = Interactions(np.array([user]), np.array([0, len(rows)]), rows, times)
+        BundleUsers.gather(interactions=known, catalogue=catalogue, users=newer.users()).save(twin / "users")
+        if refused:
+            with pytest.raises(PreconditionError, match=f"was fitted on 1 of the .*of user {user}"):
+                start(newer, twin, "last", tmp_path)
+        else:
+            assert start(newer, twin, "last", tmp_path)["version"] == twin_of(older, "leave_one_out").name
 
 
 def test_a_fit_on_everything_starts_no_held_out_twin(older: Path, newer: Dataset, tmp_path: Path) -> None:
