@@ -108,7 +108,8 @@ def key_of(step: Step, input_keys: Mapping[str, str], dataset_hash: str) -> str:
     """Hex hash of all that a step's output depends on: equal keys, equal outputs.
 
     Not of the number of workers, as not of threads or the device: the batches and the steps are the same, up to
-    rounding and what dropout draws. So a fit goes on, or stands, on a cluster of another size.
+    rounding and what dropout draws (and large tables, which several GPUs take dense). So a fit goes on, or stands, on
+    a cluster of another size.
     """
     parts = {
         "name": step.name,

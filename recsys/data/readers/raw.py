@@ -27,10 +27,10 @@ ORDER: Final = "order"
 
 @dataclass(frozen=True, slots=True)
 class RawTable:
-    """Rows of one file, lazily.
+    """Rows of one file, or of several as one table, lazily.
 
     Attributes:
-        file: where they came from.
+        file: where they came from; of several what they were found by.
         frame: the columns of PLACE (and FILE) and the data columns under the dataset's names; rows in any
             order. Text stands as String, stripped and null where empty, and is typed later; columns of
             other types (Parquet, split lists) stay as they are.
@@ -70,7 +70,7 @@ class RawData:
 
 @dataclass(frozen=True, slots=True)
 class ReaderOptions:
-    """What a command line may tell a reader; only `table` takes them.
+    """What a command line may tell a reader; only `table` and `jsonl` take them.
 
     Attributes:
         columns: dataset column → column of the file, for events.
