@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that: tests interrupt some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure of the code under test. CI repeats the same examples, so that a verdict is about the
 # change and not about luck; whoever works on the code draws new ones every time.
