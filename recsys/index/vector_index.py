@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys.errors import ConfigError, DataError, FeatureMismatchError, PreconditionError, RequestError
 from recsys.index.approximate import TUNED_FOR, ApproximateSearch
-from recsys.index.config import FLAT_UP_TO, Device, IndexConfig, IndexReport, Kind
+from recsys.index.config import FLAT_AFTER_ALL_UP_TO, FLAT_UP_TO, Device, IndexConfig, IndexReport, Kind
 from recsys.index.dots import as_matrix, exact_scores, lengths, unit
 from recsys.index.engine import Engine
 from recsys.index.exact import ExactSearch
@@ -78,35 +78,49 @@ class VectorIndex:
         norms = lengths(vectors, "vector")
         if config.metric == "cosine":
             vectors = unit(vectors, norms)
-        config = config.model_copy(update={"kind": _kind(config, len(vectors))})
         exact = ExactSearch(vectors, config.metric)
-        sample = _sample(queries if queries is not None and len(queries) else vectors, config)
+        given = queries is not None and len(queries) > 0
+        sample = _sample(queries if queries is not None and given else vectors, config)
+        index = cls._of_kind(_kind(config, len(vectors)), exact, sample, config)
+        if config.kind == "auto" and index._misses(config.recall_target) and len(index) <= FLAT_AFTER_ALL_UP_TO:
+            index = cls._of_kind("flat", exact, sample, config)
+        index.report = index.report.model_copy(
+            update={"query_source": "users" if given else "items", "build_seconds": time.monotonic() - started}
+        )
+        index._keep_promise(config)
+        return index, index.report
+
+    @classmethod
+    def _of_kind(cls, kind: Kind, exact: ExactSearch, sample: Floats, config: IndexConfig) -> VectorIndex:
+        """Built, tuned, on its device, measured."""
+        config = config.model_copy(update={"kind": kind})
         engine: ExactSearch | ApproximateSearch = exact
-        if config.kind in ("ivf", "ivfpq"):
+        if kind in ("ivf", "ivfpq"):
             engine = InvertedFile.build(exact, config)
-        elif config.kind == "hnsw":
+        elif kind == "hnsw":
             engine = Graph.build(exact, config)
+        count, dim = exact.vectors.shape
         report = IndexReport(
-            kind=_kind(config, len(vectors)),
+            kind=kind,
             metric=config.metric,
-            count=len(vectors),
-            dim=vectors.shape[1],
+            count=count,
+            dim=dim,
             lists=0,
             probes=0,
             recall_at_100=1.0,
             recall_target=config.recall_target,
             queries=len(sample),
-            query_source="items" if queries is None or not len(queries) else "users",
+            query_source="items",
             build_seconds=0.0,
-            bytes_per_item=vectors.shape[1] * 4,
-            memory_bytes_per_item=vectors.shape[1] * 4,
+            bytes_per_item=4 * dim,
+            memory_bytes_per_item=4 * dim,
             device="cpu",
         )
-        index = cls(vectors, engine, report)
+        index = cls(exact.vectors, engine, report)
         index._tune(exact, sample, config)
         index._place(config.device)
-        index._judge(exact, sample, config, started)
-        return index, index.report
+        index._measure(exact, sample)
+        return index
 
     def _tune(self, exact: ExactSearch, sample: Floats, config: IndexConfig) -> None:
         """Sets what a search reads, and writes it into the report."""
@@ -148,25 +162,29 @@ class VectorIndex:
             self._engine = GpuSearch(self._processor)
             self.report = self.report.model_copy(update={"device": "cuda"})
 
-    def _judge(self, exact: ExactSearch, sample: Floats, config: IndexConfig, started: float) -> None:
-        """Measures recall as the index now stands, and warns or refuses."""
-        recall = 1.0
+    def _measure(self, exact: ExactSearch, sample: Floats) -> None:
+        """Measures recall as the index now stands."""
         if self._engine is not exact and len(sample):
             truth = self._with(exact).search(sample, TUNED_FOR)[1]
             recall = recall_at(self.search(sample, TUNED_FOR)[1], truth)
-        warning = None
-        if recall < config.recall_target:
-            warning = (
-                f"recall@100 of the index is {recall:.4f}, below the target of {config.recall_target}; "
-                f"{remedy(self.report)}, lower recall_target, or use kind = flat"
-            )
-            if config.strict:
-                raise PreconditionError(warning)
-            log.warning("%s", warning)
-        seconds = time.monotonic() - started
-        self.report = self.report.model_copy(
-            update={"recall_at_100": recall, "warning": warning, "build_seconds": seconds}
+            self.report = self.report.model_copy(update={"recall_at_100": recall})
+
+    def _misses(self, target: float) -> bool:
+        """Whether it finds less of what exact search finds than a target."""
+        return self.report.recall_at_100 < target
+
+    def _keep_promise(self, config: IndexConfig) -> None:
+        """Warns of an index below its target, or refuses it."""
+        if not self._misses(config.recall_target):
+            return
+        warning = (
+            f"recall@100 of the index is {self.report.recall_at_100:.4f}, below the target of {config.recall_target}; "
+            f"{remedy(self.report)}, lower recall_target, or use kind = flat"
         )
+        if config.strict:
+            raise PreconditionError(warning)
+        log.warning("%s", warning)
+        self.report = self.report.model_copy(update={"warning": warning})
 
     def as_queries(self, queries: Floats) -> Floats:
         """(B, d) query vectors as the index compares them: float32, scaled to length 1 for cosine.

@@ -43,9 +43,23 @@ def test_auto_is_flat_for_small_catalogues_and_inverted_beyond(
     monkeypatch: pytest.MonkeyPatch, clustered: Floats
 ) -> None:
     monkeypatch.setattr(vector_index, "FLAT_UP_TO", 1000)
-    config = IndexConfig(device="cpu")
+    config = IndexConfig(device="cpu", probe_limit=1.0)
     assert VectorIndex.build(clustered[:1000], config)[1].kind == "flat"
     assert VectorIndex.build(clustered[:1001], config)[1].kind == "ivf"
+
+
+def test_auto_is_flat_after_all_where_lists_miss_the_target(
+    monkeypatch: pytest.MonkeyPatch, scattered: Floats, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vector_index, "FLAT_UP_TO", 1000)
+    config = IndexConfig(device="cpu", probe_limit=0.05, tuning_queries=50, strict=True)
+    with caplog.at_level(logging.WARNING):
+        report = VectorIndex.build(scattered[:3000], config, scattered[3000:3100])[1]
+    assert (report.kind, report.recall_at_100, report.query_source, report.warning) == ("flat", 1.0, "users", None)
+    assert not caplog.messages
+    monkeypatch.setattr(vector_index, "FLAT_AFTER_ALL_UP_TO", 2000)
+    with pytest.raises(PreconditionError, match="below the target"):
+        VectorIndex.build(scattered[:3000], config)
 
 
 def test_lists_grow_with_the_square_root_of_the_catalogue() -> None:

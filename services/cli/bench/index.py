@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -58,6 +59,7 @@ def index(
 
     Recall and how much a search must read depend on the vectors: give --vectors to measure those of a model.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy loads, below; a server sets the same
     from recsys.evaluate.provenance import Provenance
     from recsys.files import write_text
     from services.cli.bench.index_page import page
