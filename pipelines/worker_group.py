@@ -63,7 +63,8 @@ def together(part: Part, context: StepContext) -> Result:
             failure: TrainingFailedError = error
         except ControllerError as error:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                continue  # other steps have the CPUs
+                context.progress.update(0, 1, "waiting for CPUs: other work of the cluster has them")
+                continue
             failure, died = error, True
         attempts += 1
         if not died or attempts > ATTEMPTS_AFTER_A_CRASH:
