@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import onnxruntime
-
 from recsys.data.catalogue import Catalogue
 from recsys.errors import BundleError, DeadlineError
-from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.features.online import OnlineEncoder
-from recsys.features.vocabulary import Codes
 from recsys.index.vector_index import VectorIndex
-from recsys.types import Candidates, Deadline, Floats, Offsets, RaggedRows, RowMask, Rows, Users
+from recsys.retrieval.user_tower import TOWER, UserTower
+from recsys.types import Candidates, Deadline, Floats, RowMask, Rows, Users
 
-TOWER: Final = "user_tower.onnx"
-HISTORY_VECTORS: Final = "history_vectors.npy"
 INDEX: Final = "index"
-
-_HISTORY_INPUT: Final = "history_vectors"
 _OUTPUT: Final = "user_vector"
-_PLACES: Final = 1_024
-"""Places of histories, padding included, that a run of the tower takes: beyond it the work leaves the caches."""
-
-_ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
 class VectorChannel:
     """Channel over a user tower and a vector index; a score is what the index's metric makes of two vectors.
 
-    A user without history and attributes has a vector too: what the model makes of an empty input.
-
     Args:
         name: what requests call it.
-        tower: session whose inputs are user features by name, (B,) or (B, n), and `history_vectors`
-            (B, L, d) where the model reads a history; output `user_vector` (B, dim of the index).
-        history_vectors: (H, d) vector of every item-id code; None for a tower without history.
+        tower: makes one vector a user.
         index: over the catalogue's rows.
-        encoder: of the bundle.
 
     Raises:
-        BundleError: when the tower asks for an input that the feature set does not make.
+        BundleError: when the tower makes several vectors a user.
     """
 
-    def __init__(
-        self,
-        name: str,
-        tower: onnxruntime.InferenceSession,
-        history_vectors: Floats | None,
-        index: VectorIndex,
-        encoder: OnlineEncoder,
-    ) -> None:
+    def __init__(self, name: str, tower: UserTower, index: VectorIndex) -> None:
+        if len(tower.shape) != 1:
+            raise BundleError(f"{name}: {TOWER} makes {tower.shape} numbers a user; a vector channel takes one vector")
         self._name = name
         self._tower = tower
-        self._history_vectors = history_vectors
         self._index = index
-        self._encoder = encoder
-        self._reads_history = any(node.name == _HISTORY_INPUT for node in tower.get_inputs())
-        self._inputs = _encoded_inputs(name, tower)
-        # One request asks for the same users' vectors in retrieval and again in ranking: the latest are kept.
-        # A tuple is replaced in one step, so threads at worst compute twice.
-        self._latest: tuple[Users | None, Floats] = (None, np.empty((0, index.dim), np.float32))
-        self._check()
 
     @classmethod
     def open(
@@ -77,25 +47,23 @@ class VectorChannel:
     ) -> VectorChannel:
         """Opens a component of type "vector": `user_tower.onnx`, `history_vectors.npy`, `index/`.
 
-        Options: `device` ("auto", "cpu", "cuda") of the index, `dim` and `metric` as a check.
+        Options: those of `open_index`.
 
         Raises:
             BundleError: names the file that is missing, unreadable or does not fit the others.
         """
-        index = VectorIndex.open(directory / INDEX, options.get("device", "auto"))
-        if len(index) != len(catalogue):
-            raise BundleError(f"{directory / INDEX}: holds {len(index)} vectors, the catalogue {len(catalogue)} items")
-        for option, found in (("dim", index.dim), ("metric", index.report.metric)):
-            if options.get(option, found) != found:
-                raise BundleError(
-                    f"{directory / INDEX}: its {option} is {found}, component.json says {options[option]}"
-                )
-        return cls(name, open_session(directory / TOWER), _map_table(directory / HISTORY_VECTORS), index, encoder)
+        index = open_index(directory, options, catalogue)
+        return cls(name, UserTower.open(name, directory, _OUTPUT, index, encoder), index)
 
     @property
     def name(self) -> str:
         """What requests, reports and bundles call it."""
         return self._name
+
+    @property
+    def tower(self) -> UserTower:
+        """What makes the users' vectors."""
+        return self._tower
 
     @property
     def index(self) -> VectorIndex:
@@ -114,11 +82,7 @@ class VectorChannel:
 
     def user_vectors(self, users: Users) -> Floats:
         """(B, d) vectors of the users, as the index compares them (of length 1 for cosine)."""
-        latest, vectors = self._latest
-        if latest is not users:
-            vectors = self._index.as_queries(self._run(users))
-            self._latest = users, vectors
-        return vectors
+        return self._tower.queries(users)
 
     def row_scores(self, rows: Rows, vector: Floats) -> Floats:
         """(M,) scores of catalogue rows for one user's (d,) vector: the very bits that `recall` gives them."""
@@ -128,94 +92,22 @@ class VectorChannel:
         """(M, d) vectors of catalogue rows, as the index holds them."""
         return self._index.vectors(rows)
 
-    def _run(self, users: Users) -> Floats:
-        """(B, d) what the tower makes of the users; those with histories about as long run together."""
-        if not len(users):
-            return np.empty((0, self._index.dim), np.float32)
-        encoded = self._encoder.encode_users(users, trim=True)
-        if len(users) == 1 or HISTORY not in encoded:
-            return self._tower_of(encoded)
-        width = encoded[HISTORY].shape[1]
-        lengths = np.minimum(users.history.lengths, width)
-        order = np.argsort(lengths, kind="stable")
-        vectors = np.empty((len(users), self._index.dim), np.float32)
-        for start, stop in _runs(lengths[order]):
-            chosen, longest = order[start:stop], max(int(lengths[order[stop - 1]]), 1)
-            part = {name: codes[chosen] for name, codes in encoded.items()}
-            for name in (HISTORY, HISTORY_AGE):
-                part[name] = part[name][:, width - longest :]
-            vectors[chosen] = self._tower_of(part)
-        return vectors
 
-    def _tower_of(self, encoded: Mapping[str, Codes]) -> Floats:
-        feed: dict[str, Any] = {name: encoded[name].astype(kind, copy=False) for name, kind in self._inputs}
-        if self._reads_history and self._history_vectors is not None:
-            feed[_HISTORY_INPUT] = self._history_vectors.take(encoded[HISTORY], axis=0)
-        vectors: Floats = self._tower.run([_OUTPUT], feed)[0]
-        return vectors
+def open_index(directory: Path, options: Mapping[str, Any], catalogue: Catalogue) -> VectorIndex:
+    """Opens `index/` of a component over the catalogue's rows.
 
-    def _check(self) -> None:
-        """Runs the tower on one user without anything, so that a misfit shows at opening and not in a request."""
-        if self._reads_history and self._history_vectors is None:
-            raise BundleError(f"{self._name}: {TOWER} reads {_HISTORY_INPUT}, but {HISTORY_VECTORS} is missing")
-        try:
-            vectors = self._run(_nobody())
-        except KeyError as error:
-            raise BundleError(f"{self._name}: {TOWER} reads {error}, which the feature set does not make") from None
-        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
-            raise BundleError(f"{self._name}: {TOWER} does not run on an empty user: {error}") from error
-        if vectors.shape != (1, self._index.dim):
-            raise BundleError(f"{self._name}: {TOWER} makes vectors {vectors.shape}, the index holds {self._index.dim}")
-
-
-def _runs(lengths: Offsets) -> Iterator[tuple[int, int]]:
-    """(start, stop) of users, sorted by the length of their history, whose padded histories fit _PLACES."""
-    start = 0
-    for stop in range(1, len(lengths) + 1):
-        if stop == len(lengths) or (stop + 1 - start) * max(int(lengths[stop]), 1) > _PLACES:
-            yield start, stop
-            start = stop
-
-
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """An ONNX model on one thread: a serving process has a core of its own.
+    Args:
+        directory: the component's.
+        options: `device` ("auto", "cpu", "cuda") of the index, `dim` and `metric` as a check.
+        catalogue: of the bundle.
 
     Raises:
-        BundleError: when the file is missing or not an ONNX model.
+        BundleError: names the file that is missing, unreadable or not what the options and the catalogue say.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
-        raise BundleError(f"{path}: cannot be opened as an ONNX model: {error}") from None
-
-
-def _encoded_inputs(name: str, tower: onnxruntime.InferenceSession) -> tuple[tuple[str, type[Any]], ...]:
-    """(name, integer type) of the inputs that are codes."""
-    inputs = []
-    for node in tower.get_inputs():
-        if node.name == _HISTORY_INPUT:
-            continue
-        if node.type not in _ENCODED_TYPES:
-            raise BundleError(f"{name}: input {node.name} of {TOWER} is {node.type}; features are int32 or int64")
-        inputs.append((node.name, _ENCODED_TYPES[node.type]))
-    return tuple(inputs)
-
-
-def _map_table(path: Path) -> Floats | None:
-    """The history table, memory-mapped; None when the component has none."""
-    if not path.exists():
-        return None
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{path}: truncated or not an array ({error})") from None
-
-
-def _nobody() -> Users:
-    """One anonymous user without history or attributes."""
-    return Users(np.zeros(1, np.int64), np.zeros(1, np.bool_), {}, RaggedRows.empty(1), RaggedRows.empty(1))
+    index = VectorIndex.open(directory / INDEX, options.get("device", "auto"))
+    if len(index) != len(catalogue):
+        raise BundleError(f"{directory / INDEX}: holds {len(index)} vectors, the catalogue {len(catalogue)} items")
+    for option, found in (("dim", index.dim), ("metric", index.report.metric)):
+        if options.get(option, found) != found:
+            raise BundleError(f"{directory / INDEX}: its {option} is {found}, component.json says {options[option]}")
+    return index

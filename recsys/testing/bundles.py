@@ -36,7 +36,8 @@ from recsys.features.online import OnlineEncoder
 from recsys.index.vector_index import VectorIndex
 from recsys.retrieval.neighbour_channel import NeighbourChannel
 from recsys.retrieval.static_channel import StaticChannel
-from recsys.retrieval.vector_channel import HISTORY_VECTORS, INDEX, TOWER
+from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
+from recsys.retrieval.vector_channel import INDEX
 from recsys.types import Floats, RaggedRows
 
 HISTORY_LENGTH: Final = 50

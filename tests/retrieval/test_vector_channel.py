@@ -16,7 +16,7 @@ from recsys.features.online import OnlineEncoder
 from recsys.index.config import IndexConfig
 from recsys.index.vector_index import VectorIndex
 from recsys.ranking.vector_scorer import VectorScorer
-from recsys.retrieval import vector_channel
+from recsys.retrieval import user_tower
 from recsys.retrieval.channel import Channel
 from recsys.retrieval.vector_channel import VectorChannel
 from recsys.testing.channel_contract import ChannelContract, users_with_histories
@@ -103,7 +103,7 @@ def test_batches_of_the_tower_do_not_change_the_vectors(
 ) -> None:
     histories = [[1], [2, 3], [], [4, 5, 6, 7, 8, 9, 10, 11, 12], [13]]
     whole = film_channel.user_vectors(users_with_histories(histories))
-    monkeypatch.setattr(vector_channel, "_PLACES", 4)
+    monkeypatch.setattr(user_tower, "_PLACES", 4)
     np.testing.assert_allclose(film_channel.user_vectors(users_with_histories(histories)), whole, rtol=1e-6)
 
 
@@ -111,8 +111,8 @@ def test_a_request_runs_the_tower_once_for_retrieval_and_ranking(
     film_channel: VectorChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    run = film_channel._tower_of
-    monkeypatch.setattr(film_channel, "_tower_of", lambda encoded: (runs.append(1), run(encoded))[1])
+    run = film_channel.tower._output_of
+    monkeypatch.setattr(film_channel.tower, "_output_of", lambda encoded: (runs.append(1), run(encoded))[1])
     users = users_with_histories([[1], [2, 3]])
     found = film_channel.recall(users, 5)
     scores = VectorScorer(film_channel).score(users, found).score

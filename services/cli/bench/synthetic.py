@@ -27,7 +27,8 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.online import OnlineEncoder
 from recsys.index.config import IndexConfig, IndexReport
 from recsys.index.vector_index import VectorIndex
-from recsys.retrieval.vector_channel import HISTORY_VECTORS, INDEX, TOWER
+from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
+from recsys.retrieval.vector_channel import INDEX
 from recsys.types import Floats, offsets_of
 
 if TYPE_CHECKING:
@@ -184,9 +185,9 @@ def _untrained(shape: SyntheticShape, features: FeatureSet, encoder: OnlineEncod
         similarity="cosine",
     )
     model = TwoTower(towers, torch.from_numpy(encoder.item_index), {})
-    assert model.item_table is not None
+    assert model.items.table is not None
     with torch.no_grad():
-        model.item_table.weight[torch.from_numpy(encoder.item_index).long()] = torch.from_numpy(_LENGTH * vectors)
+        model.items.table.weight[torch.from_numpy(encoder.item_index).long()] = torch.from_numpy(_LENGTH * vectors)
     return model.eval()
 
 

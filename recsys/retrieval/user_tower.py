@@ -1,0 +1,183 @@
+"""Users to query vectors: an ONNX user tower fed with encoded users and the vectors of their histories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+
+from recsys.errors import BundleError
+from recsys.features.definition import HISTORY, HISTORY_AGE
+from recsys.features.online import OnlineEncoder
+from recsys.features.vocabulary import Codes
+from recsys.index.vector_index import VectorIndex
+from recsys.types import Floats, Offsets, RaggedRows, Users
+
+TOWER: Final = "user_tower.onnx"
+HISTORY_VECTORS: Final = "history_vectors.npy"
+
+_HISTORY_INPUT: Final = "history_vectors"
+_PLACES: Final = 1_024
+"""Places of histories, padding included, that a run of the tower takes: beyond it the work leaves the caches."""
+
+_ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+class UserTower:
+    """A session, what it is fed with, and the index whose queries it makes.
+
+    A user without history and attributes has vectors too: what the model makes of an empty input.
+
+    Args:
+        name: of the channel, for errors.
+        session: its inputs are user features by name, (B,) or (B, n), and `history_vectors` (B, L, d) where the
+            model reads a history.
+        output: name of the session's output, (B, d_out) or (B, K, d_out), d_out being the width of the index.
+        history_vectors: (H, d) vector of every item-id code; None for a tower without history.
+        index: what the vectors are queries of.
+        encoder: of the bundle.
+
+    Attributes:
+        shape: of one user's part of the output, (d_out,) or (K, d_out).
+
+    Raises:
+        BundleError: when the tower asks for an input that the feature set does not make, or makes other vectors
+            than the index holds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        session: onnxruntime.InferenceSession,
+        output: str,
+        history_vectors: Floats | None,
+        index: VectorIndex,
+        encoder: OnlineEncoder,
+    ) -> None:
+        self._name = name
+        self._session = session
+        self._output = output
+        self._history_vectors = history_vectors
+        self._index = index
+        self._encoder = encoder
+        self._reads_history = any(node.name == _HISTORY_INPUT for node in session.get_inputs())
+        self._inputs = _encoded_inputs(name, session)
+        self.shape = self._check()
+        # One request asks for the same users' vectors in retrieval and again in ranking: the latest are kept.
+        # A tuple is replaced in one step, so threads at worst compute twice.
+        self._latest: tuple[Users | None, Floats] = (None, np.empty((0, *self.shape), np.float32))
+
+    @classmethod
+    def open(cls, name: str, directory: Path, output: str, index: VectorIndex, encoder: OnlineEncoder) -> UserTower:
+        """Opens `user_tower.onnx` and, where it is there, `history_vectors.npy`.
+
+        Raises:
+            BundleError: names the file that is missing, unreadable or does not fit the others.
+        """
+        session = open_session(directory / TOWER)
+        return cls(name, session, output, _map_table(directory / HISTORY_VECTORS), index, encoder)
+
+    def queries(self, users: Users) -> Floats:
+        """(B, *shape) vectors of the users, as the index compares them (of length 1 for cosine)."""
+        latest, vectors = self._latest
+        if latest is not users:
+            raw = self._run(users)
+            vectors = self._index.as_queries(raw.reshape(-1, self._index.dim)).reshape(raw.shape)
+            self._latest = users, vectors
+        return vectors
+
+    def _run(self, users: Users) -> Floats:
+        """(B, *shape) what the tower makes of the users; those with histories about as long run together."""
+        if not len(users):
+            return np.empty((0, *self.shape), np.float32)
+        encoded = self._encoder.encode_users(users, trim=True)
+        if len(users) == 1 or HISTORY not in encoded:
+            return self._output_of(encoded)
+        width = encoded[HISTORY].shape[1]
+        lengths = np.minimum(users.history.lengths, width)
+        order = np.argsort(lengths, kind="stable")
+        vectors = np.empty((len(users), *self.shape), np.float32)
+        for start, stop in _runs(lengths[order]):
+            chosen, longest = order[start:stop], max(int(lengths[order[stop - 1]]), 1)
+            part = {name: codes[chosen] for name, codes in encoded.items()}
+            for name in (HISTORY, HISTORY_AGE):
+                part[name] = part[name][:, width - longest :]
+            vectors[chosen] = self._output_of(part)
+        return vectors
+
+    def _output_of(self, encoded: Mapping[str, Codes]) -> Floats:
+        feed: dict[str, Any] = {name: encoded[name].astype(kind, copy=False) for name, kind in self._inputs}
+        if self._reads_history and self._history_vectors is not None:
+            feed[_HISTORY_INPUT] = self._history_vectors.take(encoded[HISTORY], axis=0)
+        vectors: Floats = self._session.run([self._output], feed)[0]
+        return vectors
+
+    def _check(self) -> tuple[int, ...]:
+        """Runs the tower on one user without anything, so that a misfit shows at opening and not in a request."""
+        if self._reads_history and self._history_vectors is None:
+            raise BundleError(f"{self._name}: {TOWER} reads {_HISTORY_INPUT}, but {HISTORY_VECTORS} is missing")
+        try:
+            vectors = self._run(_nobody())
+        except KeyError as error:
+            raise BundleError(f"{self._name}: {TOWER} reads {error}, which the feature set does not make") from None
+        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+            raise BundleError(f"{self._name}: {TOWER} does not run on an empty user: {error}") from error
+        if vectors.ndim < 2 or len(vectors) != 1 or vectors.shape[-1] != self._index.dim:
+            raise BundleError(f"{self._name}: {TOWER} makes vectors {vectors.shape}, the index holds {self._index.dim}")
+        return vectors.shape[1:]
+
+
+def _runs(lengths: Offsets) -> Iterator[tuple[int, int]]:
+    """(start, stop) of users, sorted by the length of their history, whose padded histories fit _PLACES."""
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        if stop == len(lengths) or (stop + 1 - start) * max(int(lengths[stop]), 1) > _PLACES:
+            yield start, stop
+            start = stop
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """An ONNX model on one thread: a serving process has a core of its own.
+
+    Raises:
+        BundleError: when the file is missing or not an ONNX model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+        raise BundleError(f"{path}: cannot be opened as an ONNX model: {error}") from None
+
+
+def _encoded_inputs(name: str, session: onnxruntime.InferenceSession) -> tuple[tuple[str, type[Any]], ...]:
+    """(name, integer type) of the inputs that are codes."""
+    inputs = []
+    for node in session.get_inputs():
+        if node.name == _HISTORY_INPUT:
+            continue
+        if node.type not in _ENCODED_TYPES:
+            raise BundleError(f"{name}: input {node.name} of {TOWER} is {node.type}; features are int32 or int64")
+        inputs.append((node.name, _ENCODED_TYPES[node.type]))
+    return tuple(inputs)
+
+
+def _map_table(path: Path) -> Floats | None:
+    """The history table, memory-mapped; None when the component has none."""
+    if not path.exists():
+        return None
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path}: truncated or not an array ({error})") from None
+
+
+def _nobody() -> Users:
+    """One anonymous user without history or attributes."""
+    return Users(np.zeros(1, np.int64), np.zeros(1, np.bool_), {}, RaggedRows.empty(1), RaggedRows.empty(1))
