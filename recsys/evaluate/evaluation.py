@@ -23,6 +23,7 @@ from recsys.evaluate.examples import Example, examples
 from recsys.evaluate.funnel import Funnel, trace
 from recsys.evaluate.protocols import require_held_out, require_same_cut
 from recsys.evaluate.ranking import eligible_count, rank_channel, rank_lists, rank_scores
+from recsys.evaluate.real_time import real_time
 from recsys.evaluate.results import (
     Contestant,
     ItemFacts,
@@ -33,6 +34,7 @@ from recsys.evaluate.results import (
     measure,
 )
 from recsys.evaluate.sampling import draw_users
+from recsys.evaluate.study import Study
 from recsys.evaluate.tuning import VALIDATION_EVENTS, tune
 from recsys.types import Candidates, Users
 
@@ -70,7 +72,7 @@ class ProtocolResult:
         candidates: items a model could choose from, before the user's own history is taken out.
         results: one a model.
         skipped: yardstick → why it has no row.
-        funnel, slices, examples: see there.
+        funnel, slices, examples, studies: see there.
         seconds: wall clock by part.
     """
 
@@ -87,6 +89,7 @@ class ProtocolResult:
     funnel: Funnel
     slices: Sequence[Slice]
     examples: Sequence[Example]
+    studies: Sequence[Study]
     seconds: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class ProtocolResult:
             "candidates": self.candidates,
             "dropped_not_eligible": self.events.dropped,
             "dropped_repeated": self.events.repeated,
+            **{study.key: study.as_json() for study in self.studies},
         }
 
 
@@ -149,6 +153,8 @@ def evaluate_protocol(
     progress.start(f"{protocol}: funnel", len(events))
     funnel = trace(bundle.cascade, events, len(bundle.catalogue), attributes, progress.advance)
     clock.lap("funnel")
+    studies = _studies(bundle, events, attributes, progress)
+    clock.lap("studies")
     best = leader(results)
     served = [result for result in results if result.contestant.served]
     return ProtocolResult(
@@ -172,6 +178,7 @@ def evaluate_protocol(
             attributes,
             dataset.user_keys(),
         ),
+        studies=studies,
         seconds=_with_models(clock, results),
     )
 
@@ -256,6 +263,12 @@ def _add_ceiling(
         yardsticks.append(ceiling(dataset, events, items, progress.advance))
     except DataError as error:
         skipped[CEILING] = str(error)
+
+
+def _studies(bundle: Bundle, events: EvaluationSet, attributes: pl.DataFrame, progress: Progress) -> list[Study]:
+    """The questions of their own, in the order of the report."""
+    items = len(bundle.catalogue)
+    return [real_time(bundle.channels, events, items, attributes, progress)]
 
 
 def _for_slices(results: Sequence[ModelResult], served: Sequence[ModelResult]) -> list[ModelResult]:

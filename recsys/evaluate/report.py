@@ -182,6 +182,7 @@ def _protocol(result: ProtocolResult) -> list[Section]:
         views.curve_section(result.results),
         views.funnel_section(result.funnel),
         views.slices_section(result.slices, result.results),
+        *(study.section() for study in result.studies),
         views.lists_section(result.results),
         views.examples_section(result.examples),
     ]

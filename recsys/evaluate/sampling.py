@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from recsys.data.interactions import EvaluationSet
+from recsys.types import Bools
 
 
 def draw_users(events: EvaluationSet, most: int, seed: int = 0) -> EvaluationSet:
@@ -25,5 +26,9 @@ def draw_users(events: EvaluationSet, most: int, seed: int = 0) -> EvaluationSet
     order = np.random.default_rng(seed).permutation(len(users))
     within = np.cumsum(counts[order]) <= most
     within[0] = True
-    keep = np.isin(events.user, users[order[within]])
+    return of_events(events, np.isin(events.user, users[order[within]]))
+
+
+def of_events(events: EvaluationSet, keep: Bools) -> EvaluationSet:
+    """The test events that `keep` (M,) marks."""
     return replace(events, user=events.user[keep], history_end=events.history_end[keep], target=events.target[keep])
