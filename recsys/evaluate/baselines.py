@@ -1,7 +1,8 @@
 """The yardsticks of every report: models without gradient descent, fitted on training events, tuned on validation.
 
-Each scores whole histories against the whole catalogue. What a model must beat to have earned its training time is
-not popularity but EASE over a recency-weighted history: order is most of the signal on many sets.
+What a model must beat to have earned its training time is not popularity but EASE over a recency-weighted history:
+order is most of the signal on many sets. EASE scores the whole catalogue; the others answer as channels do, so that a
+million items take no more memory than their lists.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,11 @@ from scipy.linalg import lapack
 
 from recsys.data.interactions import Interactions
 from recsys.errors import MissingPartError
+from recsys.evaluate.yardstick_models import FactorSearch, LinearScores, OfDistinctItems, YardstickModel, binary
+from recsys.index.config import IndexConfig
+from recsys.index.vector_index import VectorIndex
+from recsys.retrieval.neighbour_channel import NeighbourChannel
+from recsys.retrieval.static_channel import StaticChannel
 from recsys.types import Floats, RaggedRows
 
 Settings: TypeAlias = Mapping[str, float]
@@ -26,16 +32,12 @@ Settings: TypeAlias = Mapping[str, float]
 
 EASE_MAX_ITEMS: Final = 20_000
 """Above this the dense items × items matrix of EASE (float32) takes more than 1.6 GB and hours of one core."""
+TUNED_UP_TO: Final = 200_000
+"""Users and items together up to which iALS is tuned: beyond, each setting would take many minutes of one core."""
 _DAY_MS: Final = 86_400_000
 _BLOCK_CELLS: Final = 4_000_000
-
-
-class ScoreModel(Protocol):
-    """Scores every catalogue row for a batch of histories."""
-
-    def scores(self, histories: RaggedRows) -> Floats:
-        """(B, N) float32, higher is better; the caller masks what must not be recommended."""
-        ...
+_BLOCK_PAIRS: Final = 8_000_000
+"""Pairs of items that a user has, counted at once: some 200 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,118 +72,50 @@ class FitData:
         return {}
 
 
-def binary(histories: RaggedRows, items: int) -> sparse.csr_matrix:
-    """(B, N) 1 where a history holds the item, however often."""
-    matrix = weighted(histories, np.ones(len(histories.values), np.float32), items)
-    matrix.data[:] = 1.0
-    return matrix
-
-
-def weighted(histories: RaggedRows, weights: Floats, items: int) -> sparse.csr_matrix:
-    """(B, N) sum of the weights of each item in a history."""
-    parts = (weights, histories.values, histories.offsets)
-    matrix = sparse.csr_matrix(parts, (len(histories), items), copy=True)  # what follows sorts in place
-    matrix.sum_duplicates()
-    return matrix
-
-
-def ages(histories: RaggedRows) -> NDArray[np.int64]:
-    """(T,) place of each event counted from the newest of its history, which is 0."""
-    ends = np.repeat(histories.offsets[1:], histories.lengths)
-    return ends - 1 - np.arange(len(histories.values))
-
-
-@dataclass(frozen=True, eq=False)
-class StaticScores:
-    """One score a row, the same for everyone."""
-
-    row_scores: Floats
-
-    def scores(self, histories: RaggedRows) -> Floats:
-        """(B, N) the same row of scores B times (a read-only view)."""
-        return np.broadcast_to(self.row_scores, (len(histories), len(self.row_scores)))
-
-
-@dataclass(frozen=True, eq=False)
-class LinearScores:
-    """History times a weight matrix: ItemKNN and EASE.
-
-    Attributes:
-        weights: (N, N) sparse or dense; row i holds what having item i adds to every other.
-        decay: an item of age a counts decay^a; 1 ignores order.
-    """
-
-    weights: Any
-    decay: float = 1.0
-
-    def scores(self, histories: RaggedRows) -> Floats:
-        """(B, N) float32."""
-        items = self.weights.shape[0]
-        if self.decay == 1.0:
-            matrix = binary(histories, items)
-        else:
-            matrix = weighted(histories, (self.decay ** ages(histories)).astype(np.float32), items)
-        product = matrix @ self.weights
-        return product.toarray() if sparse.issparse(product) else np.asarray(product, np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class FactorScores:
-    """Matrix factorisation that solves for the user's vector from the history it is given (no stored user).
-
-    Attributes:
-        model: a fitted `implicit` AlternatingLeastSquares.
-    """
-
-    model: Any
-
-    def scores(self, histories: RaggedRows) -> Floats:
-        """(B, N) float32."""
-        matrix = binary(histories, len(self.model.item_factors))
-        users: Floats = self.model.recalculate_user(np.arange(len(histories)), matrix)
-        return np.asarray(users @ self.model.item_factors.T, np.float32)
-
-
-def fit_popularity(data: FitData, settings: Settings) -> ScoreModel:
+def fit_popularity(data: FitData, settings: Settings) -> YardstickModel:
     """Number of training events of each item."""
-    return StaticScores(data.popularity.astype(np.float32))
+    return StaticChannel("popularity", data.popularity.astype(np.float32))
 
 
-def fit_recent_popularity(data: FitData, settings: Settings) -> ScoreModel:
+def fit_recent_popularity(data: FitData, settings: Settings) -> YardstickModel:
     """Number of training events of each item in the last `days` days of training."""
     times = data.train.timestamps_ms
     newest = int(times.max()) if len(times) else 0
     recent = data.train.rows[times > newest - int(settings["days"]) * _DAY_MS]
-    return StaticScores(np.bincount(recent, minlength=data.items).astype(np.float32))
+    return StaticChannel("recent_popularity", np.bincount(recent, minlength=data.items).astype(np.float32))
 
 
-def fit_item_knn(data: FitData, settings: Settings) -> ScoreModel:
+def fit_item_knn(data: FitData, settings: Settings) -> YardstickModel:
     """Item-to-item cosine over users, the `neighbours` most similar kept of each item (Sarwar et al. 2001)."""
     norms = np.sqrt(np.maximum(data.popularity, 1)).astype(np.float32)
-    columns = (data.matrix @ sparse.diags_array(1.0 / norms)).tocsc()
-    by_item = columns.T.tocsr()
-    keep = min(int(settings["neighbours"]), data.items - 1)
-    block = max(1, _BLOCK_CELLS // data.items)
+    by_user = (data.matrix @ sparse.diags_array(1.0 / norms)).tocsr()
+    by_item = by_user.T.tocsr()
+    pairs = data.matrix.T @ np.diff(data.matrix.indptr).astype(np.float64)
+    block = np.cumsum(pairs) // _BLOCK_PAIRS
+    starts = np.flatnonzero(np.diff(block, prepend=-1))
     parts = [
-        _neighbours(by_item[start : start + block] @ columns, start, keep) for start in range(0, data.items, block)
+        _nearest((by_item[start:stop] @ by_user).tocsr(), int(start), int(settings["neighbours"]))
+        for start, stop in zip(starts, [*starts[1:], data.items], strict=True)
     ]
     # a candidate is scored by those of its own neighbours that the history holds, hence the transpose
-    return LinearScores(sparse.vstack(parts, format="csr").T.tocsr())
+    votes = sparse.vstack(parts, format="csr").T.tocsr()
+    lists = RaggedRows(votes.indices.astype(np.int32), votes.indptr.astype(np.int64))
+    return OfDistinctItems(NeighbourChannel("item_knn_cosine", lists, votes.data))
 
 
-def _neighbours(similarity: sparse.csr_matrix, start: int, keep: int) -> sparse.csr_matrix:
-    """Keeps the `keep` largest positive entries of each row, without the item itself."""
-    dense = similarity.toarray()
-    dense[np.arange(len(dense)), start + np.arange(len(dense))] = 0.0
-    best = np.argpartition(-dense, keep - 1, axis=1)[:, :keep] if keep else np.empty((len(dense), 0), np.int64)
-    values = np.take_along_axis(dense, best, axis=1)
-    rows = np.repeat(np.arange(len(dense)), best.shape[1])
-    kept = sparse.csr_matrix((values.ravel(), (rows, best.ravel())), shape=dense.shape, dtype=np.float32)
-    kept.eliminate_zeros()
-    return kept
+def _nearest(similarity: sparse.csr_matrix, start: int, keep: int) -> sparse.csr_matrix:
+    """Keeps the `keep` largest entries of each row, without the item itself; row i is that of item start + i."""
+    for line in range(similarity.shape[0]):
+        part = slice(similarity.indptr[line], similarity.indptr[line + 1])
+        values = similarity.data[part]
+        values[similarity.indices[part] == start + line] = 0.0
+        if len(values) > keep:
+            values[np.argpartition(-values, keep)[keep:]] = 0.0
+    similarity.eliminate_zeros()
+    return similarity
 
 
-def fit_ease(data: FitData, settings: Settings) -> ScoreModel:
+def fit_ease(data: FitData, settings: Settings) -> YardstickModel:
     """EASE: the closed-form item-item autoencoder B = I − P·diag(1/diag P), P = (XᵀX + λI)⁻¹ (Steck, WWW 2019).
 
     With `decay` below 1 the history is weighted by decay^age when scoring (fitted without).
@@ -222,7 +156,7 @@ def _mirror(lower: Floats) -> None:
         lower[column, column + 1 :] = lower[column + 1 :, column]
 
 
-def fit_ials(data: FitData, settings: Settings) -> ScoreModel:
+def fit_ials(data: FitData, settings: Settings) -> YardstickModel:
     """Implicit ALS (Hu, Koren, Volinsky 2008) of the package `implicit`.
 
     Raises:
@@ -244,7 +178,8 @@ def fit_ials(data: FitData, settings: Settings) -> ScoreModel:
             random_state=0,
         )
         model.fit(data.matrix, show_progress=False)
-    return FactorScores(model)
+    index, _ = VectorIndex.build(model.item_factors, IndexConfig(device="cpu"), model.user_factors)
+    return FactorSearch("ials", model, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +191,22 @@ class Baseline:
         title: what it is, for a reader.
         fit: fits one setting.
         grid: the settings tried; validation NDCG@10 chooses.
+        large: the only setting in place of the grid above `TUNED_UP_TO` users and items.
         refusal: why it cannot be fitted on such data, or None.
     """
 
     name: str
     title: str
-    fit: Callable[[FitData, Settings], ScoreModel]
+    fit: Callable[[FitData, Settings], YardstickModel]
     grid: tuple[Settings, ...] = (MappingProxyType({}),)
     refusal: Callable[[FitData], str | None] = lambda data: None
+    large: Settings | None = None
+
+    def settings(self, data: FitData) -> tuple[Settings, ...]:
+        """What is tried on such data."""
+        if self.large is None or len(data.train) + data.items <= TUNED_UP_TO:
+            return self.grid
+        return (self.large,)
 
 
 def _needs_times(data: FitData) -> str | None:
@@ -298,7 +241,11 @@ BASELINES: Final = (
     ),
     Baseline("item_knn_cosine", "ItemKNN, cosine", fit_item_knn, _grid(neighbours=(50,))),
     Baseline(
-        "ials", "iALS", fit_ials, _grid(factors=(128,), regularisation=(1.0, 10.0), alpha=(1.0, 5.0), iterations=(15,))
+        "ials",
+        "iALS",
+        fit_ials,
+        _grid(factors=(128,), regularisation=(1.0, 10.0), alpha=(1.0, 5.0), iterations=(15,)),
+        large=MappingProxyType({"factors": 64, "regularisation": 10.0, "alpha": 1.0, "iterations": 15}),
     ),
     Baseline("ease", "EASE", fit_ease, _grid(**{"lambda": (200.0, 1_000.0)}), _needs_small_catalogue),
     Baseline(

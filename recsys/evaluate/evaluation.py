@@ -22,7 +22,7 @@ from recsys.evaluate.ceiling import CEILING, ceiling, has_truth
 from recsys.evaluate.examples import Example, examples
 from recsys.evaluate.funnel import Funnel, trace
 from recsys.evaluate.protocols import require_held_out, require_same_cut
-from recsys.evaluate.ranking import eligible_count, rank_channel, rank_lists, rank_scores
+from recsys.evaluate.ranking import eligible_count, rank_channel, rank_lists, rank_yardstick
 from recsys.evaluate.real_time import real_time
 from recsys.evaluate.results import (
     Contestant,
@@ -244,7 +244,7 @@ def _ranked_yardsticks(
         except MissingPartError as error:
             skipped[baseline.name] = str(error)
             continue
-        ranking = rank_scores(tuned.model, events, data.items, progress.advance)
+        ranking = rank_yardstick(tuned.model, events, data.items, progress.advance)
         contestants.append(Contestant(baseline.name, "baseline", ranking, False, tuned.note, tuned.seconds))
     return contestants, skipped
 

@@ -15,8 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recsys.data.interactions import EvaluationSet
-from recsys.evaluate.baselines import ScoreModel
 from recsys.evaluate.metrics import DEPTH, LIST_LENGTH, MISSED, Ranks
+from recsys.evaluate.yardstick_models import ScoreModel, YardstickModel
 from recsys.retrieval.channel import Channel
 from recsys.types import Bools, Candidates, Floats, RowMask, Rows, Users
 
@@ -99,6 +99,15 @@ def rank_channel(
     return rank_lists(
         lambda users, k: channel.recall(users, k, events.eligible), events, items, attributes, advance=advance
     )
+
+
+def rank_yardstick(
+    model: YardstickModel, events: EvaluationSet, items: int, advance: Advance = lambda done: None
+) -> Ranking:
+    """Ranks of the targets under a fitted yardstick, in the way that suits it."""
+    if isinstance(model, Channel):
+        return rank_channel(model, events, items, advance=advance)
+    return rank_scores(model, events, items, advance)
 
 
 def ranks_in_lists(lists: Candidates, targets: Rows, *, by_order: bool = False) -> Ranks:

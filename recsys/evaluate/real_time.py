@@ -22,9 +22,10 @@ from recsys.evaluate.ranking import Ranking, rank_lists
 from recsys.evaluate.results import Interval, Progress
 from recsys.evaluate.sampling import draw_users, of_events
 from recsys.evaluate.section import Block, Figure, Section, Table
+from recsys.evaluate.yardstick_models import ages, kept
 from recsys.retrieval.channel import Channel
 from recsys.retrieval.static_channel import StaticChannel
-from recsys.types import Candidates, RaggedRows, Users, offsets_of
+from recsys.types import Candidates, Users
 
 BEHIND: Final = (20, 5, 1, 0)
 """How many of the user's newest events a model has not heard of; the first stands for a nightly load."""
@@ -160,11 +161,7 @@ def real_time(
 
 def unaware(users: Users, behind: int) -> Users:
     """The users as whoever has not heard of their `behind` newest events knows them; exclusions stay."""
-    history = users.history
-    kept = np.maximum(history.lengths - behind, 0)
-    place = np.arange(len(history.values)) - np.repeat(history.offsets[:-1], history.lengths)
-    known = RaggedRows(history.values[place < np.repeat(kept, history.lengths)], offsets_of(kept))
-    return replace(users, history=known)
+    return replace(users, history=kept(users.history, ages(users.history) >= behind))
 
 
 def _ranked(

@@ -1,4 +1,4 @@
-"""How a yardstick gets its settings: every one of its grid is fitted on training, validation NDCG@10 chooses."""
+"""How a yardstick gets its settings: each one tried is fitted on training, validation NDCG@10 chooses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass
 
 from recsys.data.interactions import EvaluationSet
-from recsys.evaluate.baselines import Baseline, FitData, ScoreModel, Settings
+from recsys.evaluate.baselines import Baseline, FitData, Settings
 from recsys.evaluate.metrics import ndcg
-from recsys.evaluate.ranking import rank_scores
+from recsys.evaluate.ranking import rank_yardstick
+from recsys.evaluate.yardstick_models import YardstickModel
 
 VALIDATION_EVENTS = 3_000
 """Validation events that settings are chosen on, at most."""
@@ -24,7 +25,7 @@ class Tuned:
         seconds: for fitting all of the grid.
     """
 
-    model: ScoreModel
+    model: YardstickModel
     note: str
     seconds: float
 
@@ -40,22 +41,23 @@ def tune(baseline: Baseline, data: FitData, validation: EvaluationSet) -> Tuned:
     Raises:
         MissingPartError: when the yardstick's package is not installed.
     """
-    best, best_model, best_value, seconds = baseline.grid[0], None, -1.0, 0.0
-    for settings in baseline.grid:
+    grid = baseline.settings(data)
+    best, best_model, best_value, seconds = grid[0], None, -1.0, 0.0
+    for settings in grid:
         started = time.perf_counter()
         model = baseline.fit(data, settings)
         seconds += time.perf_counter() - started
         value = 0.0
-        if len(baseline.grid) > 1:
-            value = float(ndcg(rank_scores(model, validation, data.items).ranks, 10).mean())
+        if len(grid) > 1:
+            value = float(ndcg(rank_yardstick(model, validation, data.items).ranks, 10).mean())
         if value > best_value:
             best, best_model, best_value = settings, model, value
     assert best_model is not None
-    return Tuned(best_model, _note(baseline, best, best_value), seconds)
+    return Tuned(best_model, _note(best, len(grid), best_value), seconds)
 
 
-def _note(baseline: Baseline, best: Settings, value: float) -> str:
+def _note(best: Settings, tried: int, value: float) -> str:
     chosen = ", ".join(f"{name} {setting:g}" for name, setting in best.items())
-    if len(baseline.grid) == 1:
+    if tried == 1:
         return chosen
-    return f"{chosen}: best of {len(baseline.grid)} by validation NDCG@10 ({value:.4f})"
+    return f"{chosen}: best of {tried} by validation NDCG@10 ({value:.4f})"

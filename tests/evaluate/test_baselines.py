@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,13 +14,10 @@ from recsys.errors import MissingPartError
 from recsys.evaluate.baselines import (
     BASELINES,
     EASE_MAX_ITEMS,
+    TUNED_UP_TO,
     Baseline,
     FitData,
-    ScoreModel,
     Settings,
-    StaticScores,
-    ages,
-    binary,
     fit_ease,
     fit_ials,
     fit_item_knn,
@@ -27,7 +25,10 @@ from recsys.evaluate.baselines import (
     fit_recent_popularity,
 )
 from recsys.evaluate.tuning import tune
-from recsys.types import RaggedRows, offsets_of
+from recsys.evaluate.yardstick_models import YardstickModel, ages, binary, kept
+from recsys.retrieval.channel import Channel
+from recsys.retrieval.static_channel import StaticChannel
+from recsys.types import Floats, RaggedRows, Users, offsets_of
 
 DAY = 86_400_000
 
@@ -42,18 +43,30 @@ def dense(train: Interactions, items: int) -> np.ndarray:
     return binary(train.ragged(), items).toarray().astype(np.float64)
 
 
+def scored(model: YardstickModel, items: int, *histories: list[int]) -> Floats:
+    """(B, N) what a yardstick makes of histories; of one that answers with lists, 0 where a row is not among them."""
+    history = RaggedRows.of(histories)
+    if not isinstance(model, Channel):
+        return model.scores(history)
+    nothing = RaggedRows.empty(len(history))
+    users = Users(np.arange(len(history)), np.ones(len(history), np.bool_), {}, history, nothing)
+    found, scores = model.recall(users, items), np.zeros((len(history), items), np.float32)
+    scores[np.repeat(np.arange(len(history)), found.counts), found.rows] = found.scores
+    return scores
+
+
 HISTORIES = ([0, 1, 2], [0, 1], [1, 2, 3], [3, 0], [4])
 
 
 def test_popularity_counts_training_events() -> None:
     data = FitData(interactions(*HISTORIES), 6, True)
-    assert fit_popularity(data, {}).scores(RaggedRows.empty(1))[0].tolist() == [3, 3, 2, 2, 1, 0]
+    assert scored(fit_popularity(data, {}), 6, [])[0].tolist() == [3, 3, 2, 2, 1, 0]
 
 
 def test_recent_popularity_counts_the_last_days_of_training_alone() -> None:
     train = interactions([0, 0, 1], [2], times=[0, 5 * DAY, 9 * DAY, 10 * DAY])
-    scores = fit_recent_popularity(FitData(train, 3, True), {"days": 2}).scores(RaggedRows.empty(1))
-    assert scores[0].tolist() == [0, 1, 1]
+    model = fit_recent_popularity(FitData(train, 3, True), {"days": 2})
+    assert scored(model, 3, [])[0].tolist() == [0, 1, 1]
 
 
 def test_ages_count_back_from_the_newest() -> None:
@@ -66,9 +79,9 @@ def test_item_knn_adds_the_cosines_of_kept_neighbours() -> None:
     norms = np.linalg.norm(matrix, axis=0)
     cosine = matrix.T @ matrix / np.outer(norms, norms)
     np.fill_diagonal(cosine, 0.0)
-    everything = fit_item_knn(data, {"neighbours": 4}).scores(RaggedRows.of([[0, 3], [2]]))
+    everything = scored(fit_item_knn(data, {"neighbours": 4}), 5, [0, 3], [2])
     assert everything == pytest.approx(np.stack([cosine[0] + cosine[3], cosine[2]]), abs=1e-6)
-    nearest = fit_item_knn(data, {"neighbours": 1}).scores(RaggedRows.of([[1]]))
+    nearest = scored(fit_item_knn(data, {"neighbours": 1}), 5, [1])
     assert np.flatnonzero(nearest[0]).tolist() == [j for j in range(5) if cosine[j].argmax() == 1 and cosine[j, 1] > 0]
 
 
@@ -78,21 +91,37 @@ def test_ease_is_the_closed_form_of_its_paper() -> None:
     inverse = np.linalg.inv(matrix.T @ matrix + 2.0 * np.eye(5))
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
-    scores = fit_ease(data, {"lambda": 2.0}).scores(data.train.ragged())
+    scores = scored(fit_ease(data, {"lambda": 2.0}), 5, *HISTORIES)
     assert scores == pytest.approx(matrix @ weights, abs=1e-5)
 
 
 def test_ease_by_recency_weighs_each_item_by_its_age() -> None:
     data = FitData(interactions(*HISTORIES), 5, True)
     model = fit_ease(data, {"lambda": 2.0, "decay": 0.5})
-    alone = {row: model.scores(RaggedRows.of([[row]]))[0] for row in (0, 1, 2)}
-    both = model.scores(RaggedRows.of([[2, 0, 1]]))[0]
+    alone = {row: scored(model, 5, [row])[0] for row in (0, 1, 2)}
+    both = scored(model, 5, [2, 0, 1])[0]
     assert both == pytest.approx(alone[1] + 0.5 * alone[0] + 0.25 * alone[2], abs=1e-6)
 
 
-def test_an_item_had_twice_counts_once_where_order_is_ignored() -> None:
-    model = fit_ease(FitData(interactions(*HISTORIES), 5, True), {"lambda": 2.0})
-    assert model.scores(RaggedRows.of([[0, 1, 0]])) == pytest.approx(model.scores(RaggedRows.of([[0, 1]])))
+@pytest.mark.parametrize("fit", [fit_ease, fit_item_knn])
+def test_an_item_had_twice_counts_once_where_order_is_ignored(fit: Callable[..., YardstickModel]) -> None:
+    model = fit(FitData(interactions(*HISTORIES), 5, True), {"lambda": 2.0, "neighbours": 4})
+    once, twice = scored(model, 5, [0, 1], [0, 1, 0])
+    assert twice == pytest.approx(once)
+
+
+def test_histories_keep_what_is_marked() -> None:
+    some = kept(RaggedRows.of([[7, 8, 9], [], [5]]), np.array([True, False, True, False]))
+    assert [some[b].tolist() for b in range(3)] == [[7, 9], [], []]
+
+
+def test_item_knn_is_the_same_whatever_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    data = FitData(interactions(*(rng.permutation(40)[:9].tolist() for _ in range(60))), 40, True)
+    histories = ([1, 2, 3], [30], [])
+    at_once = scored(fit_item_knn(data, {"neighbours": 40}), 40, *histories)
+    monkeypatch.setattr("recsys.evaluate.baselines._BLOCK_PAIRS", 300)
+    assert np.array_equal(scored(fit_item_knn(data, {"neighbours": 40}), 40, *histories), at_once)
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.name)
@@ -100,14 +129,14 @@ def test_fitting_and_scoring_leave_sequences_as_they_were(baseline: Baseline) ->
     train = interactions([3, 1, 2], [2, 0], [4, 3, 0])
     data = FitData(train, 6, True)
     model = baseline.fit(data, {**baseline.grid[0], "factors": 4})
-    model.scores(train.ragged())
+    scored(model, 6, *([3, 1, 2], [2, 0], [4, 3, 0]))
     assert train.rows.tolist() == [3, 1, 2, 2, 0, 4, 3, 0]
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.name)
-def test_every_yardstick_scores_all_items_for_a_user_without_history(baseline: Baseline) -> None:
+def test_every_yardstick_stands_a_user_without_history(baseline: Baseline) -> None:
     model = baseline.fit(FitData(interactions(*HISTORIES), 6, True), {**baseline.grid[0], "factors": 4})
-    scores = model.scores(RaggedRows.of([[], [1]]))
+    scores = scored(model, 6, [], [1])
     assert scores.shape == (2, 6)
     assert np.isfinite(scores).all()
 
@@ -116,7 +145,7 @@ def test_ials_puts_the_other_items_of_a_cluster_first() -> None:
     clusters = [[0, 1, 2, 3], [4, 5, 6, 7]]
     histories = [[row for row in cluster if row != left_out] for cluster in clusters for left_out in cluster] * 5
     settings = {"factors": 4, "regularisation": 0.1, "alpha": 5.0, "iterations": 15}
-    scores = fit_ials(FitData(interactions(*histories), 8, False), settings).scores(RaggedRows.of([[0, 1], [5, 6]]))
+    scores = scored(fit_ials(FitData(interactions(*histories), 8, False), settings), 8, [0, 1], [5, 6])
     assert set(np.argsort(-scores[0])[:4]) == {0, 1, 2, 3}
     assert set(np.argsort(-scores[1])[:4]) == {4, 5, 6, 7}
 
@@ -136,16 +165,22 @@ def test_recent_popularity_is_refused_without_times_and_ease_on_a_large_catalogu
     assert named["ease"].refusal(order_only) is None
 
 
+def test_one_setting_of_ials_is_tried_where_each_takes_long() -> None:
+    ials = next(baseline for baseline in BASELINES if baseline.name == "ials")
+    assert len(ials.settings(FitData(interactions([0]), 10, False))) == 4
+    assert len(ials.settings(FitData(interactions([0]), TUNED_UP_TO, False))) == 1
+
+
 def test_settings_are_those_that_are_best_on_validation(last: Split) -> None:
     """Of two static rankings, one with the validation targets first, one with the test targets first."""
     assert last.validation is not None
     assert last.test is not None
     wanted = {1.0: last.test.target, 2.0: last.validation.target}
 
-    def fit(data: FitData, settings: Settings) -> ScoreModel:
+    def fit(data: FitData, settings: Settings) -> YardstickModel:
         scores = np.zeros(data.items, np.float32)
         scores[wanted[settings["first"]]] = 1.0
-        return StaticScores(scores)
+        return StaticChannel("static", scores)
 
     baseline = Baseline("static", "static", fit, ({"first": 1.0}, {"first": 2.0}))
     assert tune(baseline, FitData(last.train, 8, True), last.validation).note.startswith("first 2: best of 2")

@@ -13,7 +13,7 @@ from recsys.data.dataset import write_dataset
 from recsys.data.splits import Holdout, Split, split
 from recsys.evaluate.baselines import FitData, fit_ease, fit_item_knn, fit_popularity
 from recsys.evaluate.metrics import hit_rate, ndcg
-from recsys.evaluate.ranking import rank_scores
+from recsys.evaluate.ranking import rank_yardstick
 
 ITEMS = 3_416
 
@@ -46,7 +46,7 @@ def test_yardsticks_reach_the_figures_of_their_peers(
     divided: Split, data: FitData, fit, settings, hit_rate_at_10: float, ndcg_at_10: float
 ) -> None:
     assert divided.test is not None
-    ranks = rank_scores(fit(data, settings), divided.test, ITEMS).ranks
+    ranks = rank_yardstick(fit(data, settings), divided.test, ITEMS).ranks
     assert len(ranks) == 6_040
     assert hit_rate(ranks, 10).mean() == pytest.approx(hit_rate_at_10, abs=0.004)
     assert ndcg(ranks, 10).mean() == pytest.approx(ndcg_at_10, abs=0.004)

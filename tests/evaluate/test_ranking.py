@@ -8,12 +8,31 @@ import numpy as np
 import pytest
 
 from recsys.data.splits import Split
-from recsys.evaluate.baselines import FitData, StaticScores, fit_popularity
 from recsys.evaluate.metrics import DEPTH, MISSED
-from recsys.evaluate.ranking import rank_lists, rank_scores, ranks_in_lists
-from recsys.types import Candidates, RowMask, Users, offsets_of
+from recsys.evaluate.ranking import Ranking, rank_lists, rank_scores, rank_yardstick, ranks_in_lists
+from recsys.retrieval.static_channel import StaticChannel
+from recsys.types import Candidates, Floats, RaggedRows, RowMask, Users, offsets_of
 
 ITEMS = 8
+
+
+class SameForAll:
+    """Scores that do not depend on the history."""
+
+    def __init__(self, scores: Floats) -> None:
+        self.row_scores = scores
+
+    def scores(self, histories: RaggedRows) -> Floats:
+        return np.broadcast_to(self.row_scores, (len(histories), len(self.row_scores)))
+
+
+def counts(split: Split) -> Floats:
+    return np.bincount(split.train.rows, minlength=ITEMS).astype(np.float32)
+
+
+def by_popularity(split: Split) -> Ranking:
+    assert split.test is not None
+    return rank_scores(SameForAll(counts(split)), split.test, ITEMS)
 
 
 def lists(*rows_and_scores: tuple[list[int], list[float]]) -> Candidates:
@@ -48,36 +67,37 @@ def test_leave_one_out_popularity_on_the_toy_set(last: Split) -> None:
     User 1 has 10 20 30, 40 is the most popular of the rest. User 2 has 10 20: 30 ties with 40. User 3 has
     20 30 40 50: 10 is above 60, which ties with 70. User 6 has 30 40 50 60: 10 and 20 are above 70.
     """
+    assert by_popularity(last).ranks.tolist() == [1, 2, 3, 3]
+
+
+def test_a_yardstick_that_answers_with_lists_has_the_ranks_of_its_scores(last: Split) -> None:
     assert last.test is not None
-    model = fit_popularity(FitData(last.train, ITEMS, True), {})
-    assert rank_scores(model, last.test, ITEMS).ranks.tolist() == [1, 2, 3, 3]
+    found, scored = rank_yardstick(StaticChannel("static", counts(last)), last.test, ITEMS), by_popularity(last)
+    assert found.ranks.tolist() == scored.ranks.tolist()
+    assert found.recommended.tolist() == scored.recommended.tolist()
 
 
 def test_popularity_recommends_every_unseen_item_of_so_small_a_catalogue(last: Split) -> None:
-    assert last.test is not None
-    model = fit_popularity(FitData(last.train, ITEMS, True), {})
-    assert rank_scores(model, last.test, ITEMS).recommended.tolist() == [2, 1, 1, 2, 2, 3, 4, 4]
+    assert by_popularity(last).recommended.tolist() == [2, 1, 1, 2, 2, 3, 4, 4]
 
 
 def test_small_blocks_of_scores_give_the_ranks_of_large_ones(last: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert last.test is not None
-    model = fit_popularity(FitData(last.train, ITEMS, True), {})
     monkeypatch.setattr("recsys.evaluate.ranking.SCORE_CELLS", ITEMS)
-    assert rank_scores(model, last.test, ITEMS).ranks.tolist() == [1, 2, 3, 3]
+    assert by_popularity(last).ranks.tolist() == [1, 2, 3, 3]
 
 
 def test_items_that_are_not_eligible_stand_before_nobody(last: Split) -> None:
     assert last.test is not None
     without_ten = RowMask(np.array([False, *[True] * 7]))
     events = replace(last.test, eligible=without_ten)
-    found = rank_scores(fit_popularity(FitData(last.train, ITEMS, True), {}), events, ITEMS)
+    found = rank_scores(SameForAll(counts(last)), events, ITEMS)
     assert found.ranks.tolist() == [1, 2, 2, 2]
     assert found.recommended[0] == 0
 
 
 def test_a_model_that_knows_nothing_ranks_the_target_last(last: Split) -> None:
     assert last.test is not None
-    found = rank_scores(StaticScores(np.zeros(ITEMS, np.float32)), last.test, ITEMS)
+    found = rank_scores(SameForAll(np.zeros(ITEMS, np.float32)), last.test, ITEMS)
     assert found.ranks.tolist() == [5, 6, 4, 4]
 
 
