@@ -66,6 +66,13 @@ class RaggedRows:
         """(B,) length of each list."""
         return np.diff(self.offsets)
 
+    def repeated(self, times: Offsets) -> RaggedRows:
+        """List b times[b] times in a row; times is (B,)."""
+        if len(self) == 1:
+            count = int(times[0])
+            return RaggedRows(np.tile(self.values, count), np.arange(count + 1) * len(self.values))
+        return RaggedRows.of([self[b] for b in np.repeat(np.arange(len(self)), times).tolist()])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Users:

@@ -13,6 +13,7 @@ from recsys.features.online import OnlineEncoder
 from recsys.ranking.scorer import Scorer
 from recsys.ranking.vector_scorer import VectorScorer
 from recsys.retrieval.channel import Channel
+from recsys.retrieval.interests_channel import InterestsChannel
 from recsys.retrieval.neighbour_channel import NeighbourChannel
 from recsys.retrieval.static_channel import StaticChannel
 from recsys.retrieval.vector_channel import VectorChannel
@@ -59,6 +60,7 @@ class ScorerOpener(Protocol):
 
 CHANNEL_OPENERS: Final[dict[str, ChannelOpener]] = {
     "vector": VectorChannel.open,
+    "interests": InterestsChannel.open,
     "static": StaticChannel.open,
     "neighbours": NeighbourChannel.open,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from recsys.types import Bools, Floats, RaggedRows, Rows
+
+_TRUE: Final = np.ones(1, np.bool_)
 
 
 class Engine(Protocol):
@@ -49,6 +52,15 @@ def is_member(values: Rows, members: Rows) -> Bools:
     ordered = np.sort(members)
     matches: Bools = ordered.take(ordered.searchsorted(values), mode="clip") == values
     return matches
+
+
+def union(lists: Sequence[Rows]) -> Rows:
+    """Ascending rows, each once, that are in any of at least one ascending list without repeats."""
+    if len(lists) == 1:
+        return lists[0]
+    rows = np.concatenate(lists)
+    rows.sort()
+    return rows[np.concatenate((_TRUE, rows[1:] != rows[:-1]))] if len(rows) else rows
 
 
 def longest(lists: RaggedRows | None) -> int:

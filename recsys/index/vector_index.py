@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from recsys.errors import ConfigError, DataError, FeatureMismatchError, Precondi
 from recsys.index.approximate import TUNED_FOR, ApproximateSearch
 from recsys.index.config import FLAT_AFTER_ALL_UP_TO, FLAT_UP_TO, Device, IndexConfig, IndexReport, Kind
 from recsys.index.dots import as_matrix, exact_scores, lengths, unit
-from recsys.index.engine import Engine
+from recsys.index.engine import Engine, union
 from recsys.index.exact import ExactSearch
 from recsys.index.files import open_parts, save_parts
 from recsys.index.gpu import GpuSearch, use_gpu
@@ -21,7 +22,7 @@ from recsys.index.inverted_file import InvertedFile
 from recsys.index.ordering import best_first
 from recsys.index.recall import recall_at
 from recsys.index.tuning import remedy, tune
-from recsys.types import Floats, RaggedRows, RowMask, Rows
+from recsys.types import Floats, Offsets, RaggedRows, RowMask, Rows
 
 log = logging.getLogger(__name__)
 
@@ -224,27 +225,68 @@ class VectorIndex:
         self, queries: Floats, k: int, allowed: RowMask | None = None, excluded: RaggedRows | None = None
     ) -> tuple[Rows, Floats]:
         """`search` for queries that `as_queries` has given: they are not checked and scaled a second time."""
+        return self.search_groups(queries, np.arange(len(queries) + 1), k, allowed, excluded)
+
+    def search_groups(
+        self,
+        queries: Floats,
+        groups: Offsets,
+        k: int,
+        allowed: RowMask | None = None,
+        excluded: RaggedRows | None = None,
+    ) -> tuple[Rows, Floats]:
+        """The best k eligible rows of each group of queries; a row's score is the greatest that one of them gives it.
+
+        What is among the best k by the greatest score is among the best k of the query that gives it, so that the
+        queries' own proposals hold the answer: with an exact index it is that of brute force.
+
+        Args:
+            queries: (B, d) as `as_queries` gives them.
+            groups: (G+1,) offsets: group g is queries groups[g]…groups[g + 1] - 1, at least one.
+            k: at least 1; may exceed N.
+            allowed: rows that any group may have; None = all.
+            excluded: G lists of rows that group g may not have.
+
+        Returns:
+            Rows and scores (G, k) as of `search`.
+
+        Raises:
+            RequestError, DataError, FeatureMismatchError: as `search` does.
+        """
         if k < 1:
             raise RequestError("k", k, "must be at least 1")
         if allowed is not None and len(allowed.allowed) != len(self):
             raise FeatureMismatchError(f"the mask has {len(allowed.allowed)} rows, the index {len(self)}")
-        if excluded is not None and len(excluded) != len(queries):
-            raise DataError(f"there are {len(excluded)} lists of excluded rows for {len(queries)} queries")
-        rows = np.full((len(queries), k), -1, np.int32)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
+        bounds = groups.tolist()
+        count = len(bounds) - 1
+        if excluded is not None and len(excluded) != count:
+            raise DataError(f"there are {len(excluded)} lists of excluded rows for {count} queries")
+        rows = np.full((count, k), -1, np.int32)
+        scores = np.full((count, k), -np.inf, np.float32)
         if not len(self):
             return rows, scores
+        if excluded is not None and len(queries) > count:
+            excluded = excluded.repeated(np.diff(groups))
         proposals = self._engine.propose(queries, k, None if allowed is None else allowed.allowed, excluded)
-        for b, proposed in enumerate(proposals):
-            exact = self.scores(proposed, queries[b])
+        for g, (start, stop) in enumerate(pairwise(bounds)):
+            proposed = union(proposals[start:stop])
+            exact = self.best_scores(proposed, queries[start:stop])
             best = best_first(exact)[:k]
-            rows[b, : len(best)] = proposed[best]
-            scores[b, : len(best)] = exact[best]
+            rows[g, : len(best)] = proposed[best]
+            scores[g, : len(best)] = exact[best]
         return rows, scores
 
     def scores(self, rows: Rows, query: Floats) -> Floats:
         """(M,) exact scores of the given rows for one (d,) query as `as_queries` gives it."""
-        return exact_scores(self.report.metric, self._vectors.take(rows, axis=0), query)
+        return self.best_scores(rows, query[None])
+
+    def best_scores(self, rows: Rows, queries: Floats) -> Floats:
+        """(M,) for each of the given rows the greatest exact score of (K, d) queries as `as_queries` gives them."""
+        vectors = self._vectors.take(rows, axis=0)
+        best = exact_scores(self.report.metric, vectors, queries[0])
+        for query in queries[1:]:
+            np.maximum(best, exact_scores(self.report.metric, vectors, query), out=best)
+        return best
 
     def reading(self, effort: int, candidates: float = 1.0) -> VectorIndex:
         """The same index, searched with another effort than it was tuned to.

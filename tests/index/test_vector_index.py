@@ -39,6 +39,21 @@ def inverted(clustered: Floats) -> VectorIndex:
     return VectorIndex.build(clustered, LOOSE)[0]
 
 
+def test_a_group_of_queries_is_answered_by_the_greatest_score_that_one_of_them_gives(
+    inverted: VectorIndex, clustered: Floats
+) -> None:
+    queries, groups = clustered[[5, 6, 7, 8, 9, 10]], np.array([0, 3, 4, 6])
+    hidden = RaggedRows.of([[5, 6], [8], []])
+    rows, scores = inverted.search_groups(queries, groups, 50, None, hidden)
+    for g, (start, stop) in enumerate([(0, 3), (3, 4), (4, 6)]):
+        greatest = np.stack([inverted.scores(rows[g], query) for query in queries[start:stop]]).max(axis=0)
+        assert scores[g].tolist() == greatest.tolist()
+        by_any = (clustered @ queries[start:stop].T).max(axis=1)
+        by_any[hidden[g]] = -np.inf
+        assert len(np.intersect1d(rows[g], np.argsort(-by_any)[:50])) >= 45
+        assert not np.isin(rows[g], hidden[g]).any()
+
+
 def test_auto_is_flat_for_small_catalogues_and_inverted_beyond(
     monkeypatch: pytest.MonkeyPatch, clustered: Floats
 ) -> None:

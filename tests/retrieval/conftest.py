@@ -16,7 +16,7 @@ from recsys.features.online import OnlineEncoder
 from recsys.index.config import IndexConfig
 from recsys.index.vector_index import VectorIndex
 from recsys.retrieval.vector_channel import VectorChannel
-from recsys.testing.towers import write_mean_tower
+from recsys.testing.towers import write_mean_tower, write_newest_tower
 from recsys.types import Floats
 
 SIZE, DIM = 40, 6
@@ -54,13 +54,16 @@ def history_vectors(film_encoder: OnlineEncoder, film_vectors: Floats) -> Floats
 
 @pytest.fixture
 def write_component(tmp_path: Path, film_vectors: Floats, history_vectors: Floats) -> Callable[..., Path]:
-    """Writes the files of a vector channel whose tower is the mean of the history."""
+    """Writes the files of a channel whose tower is the mean of the history, or its newest items as interests."""
 
-    def write(**index: object) -> Path:
+    def write(interests: int = 0, **index: object) -> Path:
         config = IndexConfig.model_validate({"device": "cpu", **index})
         VectorIndex.build(film_vectors, config)[0].save(tmp_path / "index")
         np.save(tmp_path / "history_vectors.npy", history_vectors)
-        write_mean_tower(tmp_path / "user_tower.onnx", DIM)
+        if interests:
+            write_newest_tower(tmp_path / "user_tower.onnx", DIM, interests)
+        else:
+            write_mean_tower(tmp_path / "user_tower.onnx", DIM)
         return tmp_path
 
     return write
