@@ -2,215 +2,65 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal
 
-import numpy as np
-import torch
 from pydantic import Field as Bound
 
-from recsys.bundle.component import ComponentInfo, component_directory, write_component
-from recsys.bundle.manifest import FEATURES_FOLDER
+from recsys.bundle.component import ComponentInfo, write_component
 from recsys.errors import ConfigError
-from recsys.evaluate.section import Section
-from recsys.features.feature_set import FeatureSet, Field
-from recsys.files import write_text
-from recsys.index.config import IndexConfig, IndexReport
-from recsys.index.vector_index import VectorIndex
-from recsys.models.losses.softmax import Correction
-from recsys.models.two_tower import Similarity, TwoTower, TwoTowerShape
-from recsys.recipes.two_tower_report import two_tower_sections
-from recsys.retrieval.vector_channel import HISTORY_VECTORS, INDEX, TOWER
-from recsys.train.batches import SequenceSampling, SequenceSource
-from recsys.train.config import TrainerConfig, TrainingResult
-from recsys.train.device import bf16_products, choose_device
-from recsys.train.export import ExportReport, export_user_tower, item_vectors, user_vectors, write_history_vectors
-from recsys.train.frequency import CountedFrequency, ItemFrequency, StreamingFrequency
-from recsys.train.objective import TwoTowerObjective
+from recsys.models.two_tower import TwoTower, TwoTowerShape
+from recsys.recipes.retriever_recipe import RetrieverConfig, RetrieverRecipe, catalogue_tensors, retriever_settings
 from recsys.train.progress import Progress
-from recsys.train.trainer import Trainer
-from recsys.train.validation import RankingValidator
 from recsys.train.view import TrainView
-from recsys.train.warm_start import WEIGHTS, WarmStartConfig, save_weights, start_from
-from recsys.types import Floats
-
-TRAINING: Final = "training.json"
-FULL_SOFTMAX_UP_TO: Final = 50_000
-"""Items up to which the whole catalogue is the negative of every target."""
-
-_NO_ATTRIBUTES: Final = ("id", "history")
 
 
-class TwoTowerConfig(TrainerConfig):
-    """The model, its loss and its index; how it is optimised is inherited from TrainerConfig.
+class TwoTowerConfig(RetrieverConfig):
+    """The user tower; item side, loss and index are inherited from RetrieverConfig.
 
     Attributes:
-        dim: width of embeddings and vectors.
         history: "attention" (SASRec's blocks) or "mean"; left out where the features have no history.
-        history_length: newest items looked at; None = all that the features keep.
         blocks, heads, widening: of the attention encoder; `widening` is the feed-forward's inner width over `dim`.
-        loss: "auto" is the full softmax up to 50,000 items, the sampled one beyond.
-        correction: of the sampled softmax (see `sampled_softmax`).
-        in_batch_negatives, uniform_negatives: columns of the sampled softmax.
-        frequency: what its correction knows of how often items are targets: "counted" over the log beforehand, or
-            "streaming" (see `StreamingFrequency`), which follows a law that drifts and needs no pass over the log.
-        frequency_rate: weight of the newest gap in the streamed estimate.
-        similarity: "dot" has a bias an item, "cosine" a learned temperature.
-        temperature: where the learned temperature starts.
-        dropout, label_smoothing: regularisation.
         recompute: compute the inside of attention blocks twice rather than keep it; saves memory in long histories.
-        batch_users: sequences a step.
-        user_fields, item_fields: attributes to use: "all", "none" or some by name.
-        index: the index of item vectors; its metric follows `similarity`.
-        warm_start: what is otherwise where a fit starts from an earlier run.
     """
 
-    dim: int = Bound(64, ge=4, le=1024)
     history: Literal["attention", "mean"] = "attention"
-    history_length: int | None = Bound(None, ge=1)
     blocks: int = Bound(2, ge=1, le=24)
     heads: int = Bound(2, ge=1)
     widening: int = Bound(4, ge=1)
-    loss: Literal["auto", "full_softmax", "sampled_softmax"] = "auto"
-    correction: Correction = "corrected"
-    in_batch_negatives: int = Bound(2048, ge=0)
-    uniform_negatives: int = Bound(1024, ge=0)
-    frequency: Literal["counted", "streaming"] = "counted"
-    frequency_rate: float = Bound(0.01, gt=0, lt=1)
-    similarity: Similarity = "dot"
-    temperature: float = Bound(0.07, gt=0)
-    dropout: float = Bound(0.2, ge=0, lt=1)
     recompute: bool = False
-    label_smoothing: float = Bound(0.0, ge=0, lt=1)
-    batch_users: int = Bound(64, ge=1)
-    user_fields: Literal["all", "none"] | tuple[str, ...] = "all"
-    item_fields: Literal["all", "none"] | tuple[str, ...] = "all"
-    index: IndexConfig = IndexConfig()
-    warm_start: WarmStartConfig = WarmStartConfig()
 
 
-class TwoTowerRecipe:
+class TwoTowerRecipe(RetrieverRecipe[TwoTowerConfig]):
     """Leaves the channel "two_tower" and the pre-ranking scorer "two_tower_scorer"."""
 
     name = "two_tower"
+    title = "Two-tower"
+    channel_type = "vector"
     config_type = TwoTowerConfig
-    needs: tuple[str, ...] = ()
     scorer = "two_tower_scorer"
 
+    def build_model(self, config: TwoTowerConfig, view: TrainView) -> TwoTower:
+        """See `RetrieverRecipe.build_model`."""
+        return build_model(config, view)
+
     def fit(
-        self,
-        config: TwoTowerConfig,
-        view: TrainView,
-        inputs: Mapping[str, Path],
-        out: Path,
-        progress: Progress,
+        self, config: TwoTowerConfig, view: TrainView, inputs: Mapping[str, Path], out: Path, progress: Progress
     ) -> dict[str, float]:
-        """See `Recipe.fit`."""
-        torch.set_num_threads(max(1, view.threads))
-        torch.manual_seed(view.seed)
-        model = build_model(config, view)
-        started = self._start(model, config, view)
-        model.to(choose_device(view.device))
-        result, source = self._train(model, config, view, progress)
-        if not view.ranks.leads:
-            return {}
-        weights = _field_weights(model, source)
-        model.cpu()
-        directory = component_directory(out, self.name)
-        directory.mkdir(parents=True, exist_ok=True)
-        exported = export_user_tower(model, directory / TOWER, view.seed)
-        index, index_report = VectorIndex.build(  # holds the only reference: the index may let go of the vectors
-            item_vectors(model), config.index.model_copy(update={"metric": config.similarity}), _queries(model, view)
-        )
-        index.save(directory / INDEX)
-        if model.history is not None:
-            write_history_vectors(model, directory / HISTORY_VECTORS)
-        save_weights(model, directory / WEIGHTS)
-        metrics = _metrics(result, exported, index_report) | started
-        write_text(directory / TRAINING, _training_record(result, weights, index_report))
-        self._write_components(out, view, model, config, exported, metrics)
+        """See `Recipe.fit`; the scorer is the same model."""
+        metrics = super().fit(config, view, inputs, out, progress)
+        if view.ranks.leads:
+            info = ComponentInfo(
+                name=self.scorer,
+                kind="scorer",
+                type="vector_scorer",
+                feature_set_hash=view.features.hash,
+                catalogue_hash=view.catalogue.hash,
+                options={"channel": self.name},
+            )
+            write_component(out, info)
         return metrics
-
-    def sections(self, component: Path, evaluation: Mapping[str, Any]) -> list[Section]:
-        """Training curve, field weights and index; nothing for the scorer, which is the same model."""
-        record = component / TRAINING
-        return two_tower_sections(json.loads(record.read_text("utf-8"))) if record.exists() else []
-
-    def _start(self, model: TwoTower, config: TwoTowerConfig, view: TrainView) -> dict[str, float]:
-        """Puts in the weights of an earlier run, where there is one to start from; says what it took over."""
-        if view.start is None:
-            return {}
-        weights = component_directory(view.start, self.name) / WEIGHTS
-        earlier = FeatureSet.open(view.start / FEATURES_FOLDER)
-        taken = start_from(model, view.features, weights, earlier, config.warm_start.new_rows)
-        metrics = {"started_items": float(taken.items - taken.new_items), "new_items": float(taken.new_items)}
-        if view.validation is not None and len(view.validation) and view.epochs is None:
-            found = _validator(view)(model.eval())
-            metrics |= {f"start_validation_{name}": value for name, value in found.items()}
-        return metrics
-
-    def _train(
-        self, model: TwoTower, config: TwoTowerConfig, view: TrainView, progress: Progress
-    ) -> tuple[TrainingResult, SequenceSource]:
-        full = _uses_full_softmax(config, len(view.catalogue))
-        source = SequenceSource(
-            view.train,
-            {field.name: view.users[field.name] for field in model.shape.user_fields},
-            len(view.catalogue),
-            SequenceSampling(
-                batch_users=config.batch_users,
-                length=model.shape.history_length,
-                in_batch=0 if full else config.in_batch_negatives,
-                uniform=0 if full else config.uniform_negatives,
-                seed=view.seed,
-            ),
-            view.ranks,
-        )
-        device = str(model.item_index.device)
-        frequency = _frequency(config, source, device, view)
-        bf16 = bf16_products(config.precision, device)
-        objective = TwoTowerObjective(model, frequency, config.correction, config.label_smoothing, bf16)
-        if view.start is not None:
-            config = config.warm_start.applied(config)
-        validate = None
-        if view.epochs is not None:
-            config = config.model_copy(update={"max_epochs": view.epochs})
-        elif view.validation is not None and len(view.validation):
-            validator = _validator(view)
-            validate = lambda: validator(model)  # noqa: E731 (a closure over two names)
-        trainer = Trainer(
-            model, objective, source, config, progress, validate, device=device, ranks=view.ranks, also=frequency
-        )
-        return trainer.fit(), source
-
-    def _write_components(
-        self,
-        out: Path,
-        view: TrainView,
-        model: TwoTower,
-        config: TwoTowerConfig,
-        exported: ExportReport,
-        metrics: dict[str, float],
-    ) -> None:
-        channel = ComponentInfo(
-            name=self.name,
-            kind="channel",
-            type="vector",
-            feature_set_hash=view.features.hash,
-            catalogue_hash=view.catalogue.hash,
-            metrics=metrics,
-            options={
-                "inputs": list(exported.inputs),
-                "dim": exported.dim,
-                "metric": config.similarity,
-                "history_length": model.shape.history_length,
-            },
-        )
-        write_component(out, channel)
-        scorer = {"name": self.scorer, "kind": "scorer", "type": "vector_scorer", "options": {"channel": self.name}}
-        write_component(out, channel.model_copy(update={**scorer, "metrics": {}, "files": []}))
 
 
 def build_model(config: TwoTowerConfig, view: TrainView) -> TwoTower:
@@ -220,120 +70,16 @@ def build_model(config: TwoTowerConfig, view: TrainView) -> TwoTower:
         ConfigError: for a field that the features lack, heads that do not divide dim, or a history longer than
             the features keep.
     """
-    history = view.features.history
     if config.dim % config.heads:
         raise ConfigError(f"two_tower.heads = {config.heads}: must divide dim = {config.dim}")
-    length = config.history_length or (history.length if history else 1)
-    if history is not None and length > history.length:
-        raise ConfigError(
-            f"two_tower.history_length = {length}: the features keep {history.length} items of a history; "
-            "ask for fewer or raise the length of the history feature"
-        )
     shape = TwoTowerShape(
-        item_codes=int(view.encoder.item_index.max(initial=1)) + 1 if history is None else history.cardinality,
-        item_id=view.features.definition.id_of("item") is not None,
-        item_fields=_chosen(view.features.fields("item"), config.item_fields, "item_fields"),
-        user_fields=_chosen(view.features.fields("user"), config.user_fields, "user_fields"),
-        dim=config.dim,
-        history=config.history if history is not None else None,
-        history_length=length,
+        **retriever_settings("two_tower", config, view),
+        history=config.history if view.features.history is not None else None,
         blocks=config.blocks,
         heads=config.heads,
         widening=config.widening,
-        similarity=config.similarity,
-        temperature=config.temperature,
-        dropout=config.dropout,
         recompute=config.recompute,
     )
-    _check_towers(shape)
-    items = {field.name: torch.from_numpy(np.array(view.items[field.name])) for field in shape.item_fields}
-    return TwoTower(shape, torch.from_numpy(np.array(view.encoder.item_index)), items)
-
-
-def _check_towers(shape: TwoTowerShape) -> None:
-    if not shape.item_id and not shape.item_fields:
-        raise ConfigError("two_tower: the item tower has neither item_id nor an attribute; add an item feature")
     if shape.history is None and not shape.user_fields:
         raise ConfigError("two_tower: the user tower has neither history nor attribute; add a user feature")
-
-
-def _chosen(
-    fields: tuple[Field, ...], wanted: Literal["all", "none"] | tuple[str, ...], setting: str
-) -> tuple[Field, ...]:
-    """The attribute fields of one side that the configuration asks for."""
-    known = {field.name: field for field in fields if field.kind not in _NO_ATTRIBUTES}
-    if wanted == "all":
-        return tuple(known.values())
-    if wanted == "none":
-        return ()
-    for name in wanted:
-        if name not in known:
-            raise ConfigError(
-                f"two_tower.{setting}: there is no field {name!r}; there are: {', '.join(known) or 'none'}"
-            )
-    return tuple(known[name] for name in wanted)
-
-
-def _validator(view: TrainView) -> RankingValidator:
-    assert view.validation is not None
-    return RankingValidator(view.validation, view.encoder, view.user_frame, view.seed, view.ranks)
-
-
-def _uses_full_softmax(config: TwoTowerConfig, items: int) -> bool:
-    return config.loss == "full_softmax" or (config.loss == "auto" and items <= FULL_SOFTMAX_UP_TO)
-
-
-def _frequency(config: TwoTowerConfig, source: SequenceSource, device: str, view: TrainView) -> ItemFrequency:
-    """What the sampled softmax knows of the items' shares; the full one asks nothing."""
-    if not source.sampling.samples:
-        return CountedFrequency(torch.empty(0, device=device))
-    if config.frequency == "streaming":
-        return StreamingFrequency.for_catalogue(
-            len(view.catalogue), rate=config.frequency_rate, device=device, ranks=view.ranks
-        )
-    return CountedFrequency(torch.from_numpy(source.shares()).to(device))
-
-
-def _field_weights(model: TwoTower, source: SequenceSource) -> dict[str, dict[str, float]]:
-    """Mean SENet weight of each field over the first batch of an epoch."""
-    batch = next(source.epoch(0))
-    with torch.no_grad():
-        return model.field_weights(batch.to(str(model.item_index.device)))
-
-
-def _queries(model: TwoTower, view: TrainView) -> Floats | None:
-    """Vectors of some validation users, on which the index is tuned."""
-    if view.validation is None or not len(view.validation):
-        return None
-    users = view.validation.users(0, min(len(view.validation), 1000), view.user_frame)
-    return user_vectors(model, view.encoder.encode_users(users, trim=True))
-
-
-def _metrics(result: TrainingResult, exported: ExportReport, index: IndexReport) -> dict[str, float]:
-    best = next((record for record in result.curve if record.epoch == result.epochs), None)
-    return {
-        "epochs": float(result.epochs),
-        **({f"validation_{name}": value for name, value in best.metrics.items()} if best else {}),
-        "training_seconds": result.seconds,
-        "samples_per_s": result.samples_per_s,
-        "parity_error": exported.parity_error,
-        "index_recall_at_100": index.recall_at_100,
-        "index_build_seconds": index.build_seconds,
-        "index_bytes_per_item": index.bytes_per_item,
-    }
-
-
-def _training_record(result: TrainingResult, weights: Mapping[str, Mapping[str, float]], index: IndexReport) -> str:
-    """What the report shows, as JSON."""
-    curve = [
-        {"epoch": r.epoch, "loss": r.loss, "lr": r.lr, "seconds": r.seconds, "metrics": dict(r.metrics)}
-        for r in result.curve
-    ]
-    record = {
-        "epochs": result.epochs,
-        "samples_per_s": result.samples_per_s,
-        "curve": curve,
-        "field_weights": {tower: dict(fields) for tower, fields in weights.items()},
-        "index": index.model_dump(mode="json"),
-    }
-    return json.dumps(record, indent=1) + "\n"
+    return TwoTower(shape, *catalogue_tensors(view, shape.item_fields))

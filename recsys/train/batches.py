@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.data.interactions import Interactions
-from recsys.models.two_tower import Negatives, SequenceBatch
+from recsys.models.sequence_batch import Negatives, SequenceBatch
 from recsys.train.ranks import ALONE, Ranks
 from recsys.types import offsets_of
 

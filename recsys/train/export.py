@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recsys.errors import TrainingError
 from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.files import replacing
-from recsys.models.two_tower import TwoTower
+from recsys.models.retriever import Retriever
 from recsys.types import Floats
 
 HISTORY_VECTORS: Final = "history_vectors"
@@ -48,9 +48,9 @@ class ExportReport:
 
 
 class _UserTower(nn.Module):
-    """The serving face of a two-tower: named inputs to one user vector."""
+    """The serving face of a retriever: named inputs to (B, [K,] d_out) user vectors."""
 
-    def __init__(self, model: TwoTower) -> None:
+    def __init__(self, model: Retriever) -> None:
         super().__init__()
         self.model = model
         self.names = tower_inputs(model)
@@ -58,16 +58,16 @@ class _UserTower(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         named = dict(zip(self.names, inputs, strict=True))
         vectors, age = named.pop(HISTORY_VECTORS, None), named.pop(HISTORY_AGE, None)
-        return self.model.user_vectors(self.model.newest_user_state(vectors, age, named))
+        return self.model.user_vectors(self.model.newest_user_states(vectors, age, named))
 
 
-def tower_inputs(model: TwoTower) -> tuple[str, ...]:
+def tower_inputs(model: Retriever) -> tuple[str, ...]:
     """Names of the inputs of a model's user tower: attributes, then history vectors and ages."""
-    history = () if model.history is None else (HISTORY_VECTORS, HISTORY_AGE)
+    history = (HISTORY_VECTORS, HISTORY_AGE) if model.reads_history else ()
     return (*(field.name for field in model.shape.user_fields), *history)
 
 
-def export_user_tower(model: TwoTower, path: Path, seed: int = 0) -> ExportReport:
+def export_user_tower(model: Retriever, path: Path, seed: int = 0) -> ExportReport:
     """Writes the user tower as ONNX; batch and history length are free.
 
     Raises:
@@ -88,54 +88,54 @@ def export_user_tower(model: TwoTower, path: Path, seed: int = 0) -> ExportRepor
     return report
 
 
-def sample_inputs(model: TwoTower, batch: int, length: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+def sample_inputs(model: Retriever, batch: int, length: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     """Random inputs of a user tower, with histories of all lengths from 0 to `length`."""
     inputs: dict[str, NDArray[Any]] = {}
     for field in model.shape.user_fields:
         shape = (batch, field.length) if field.kind == "list" else (batch,)
         inputs[field.name] = rng.integers(0, field.cardinality, shape, dtype=np.int32)
-    if model.history is not None:
+    if model.reads_history:
         lengths = rng.integers(0, length + 1, batch)
         lengths[0] = length
         age = np.arange(length, 0, -1, dtype=np.int32) * (np.arange(length, 0, -1) <= lengths[:, None])
         codes = rng.integers(1, model.shape.item_codes, (batch, length)) * (age > 0)
         with torch.no_grad():
-            states = model.history_states(torch.from_numpy(codes.ravel()).to(model.item_index.device))
+            states = model.items.history_states(torch.from_numpy(codes.ravel()).to(model.items.index.device))
             inputs[HISTORY_VECTORS] = states.cpu().numpy().reshape(batch, length, -1)
         inputs[HISTORY_AGE] = age.astype(np.int32)
     return inputs
 
 
-def item_vectors(model: TwoTower) -> Floats:
+def item_vectors(model: Retriever) -> Floats:
     """(N, d_out) vectors of the whole catalogue, as the index stores them."""
-    return model.catalogue_vectors().cpu().numpy()
+    return model.items.catalogue_vectors().cpu().numpy()
 
 
-def write_history_vectors(model: TwoTower, path: Path) -> None:
+def write_history_vectors(model: Retriever, path: Path) -> None:
     """Writes (codes, d) what the user tower is given for each item code, as .npy; row 0 = zeros, row 1 = unseen."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (model.shape.item_codes, model.shape.dim)}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for block in model.history_blocks():
+        for block in model.items.history_blocks():
             file.write(block.cpu().numpy().astype("<f4", copy=False).data)
 
 
 @torch.no_grad()
-def user_vectors(model: TwoTower, codes: Mapping[str, NDArray[Any]]) -> Floats:
-    """(B, d_out) vectors of encoded users (see `OnlineEncoder.encode_users`), by torch and in blocks."""
+def user_vectors(model: Retriever, codes: Mapping[str, NDArray[Any]]) -> Floats:
+    """(B, [K,] d_out) vectors of encoded users (see `OnlineEncoder.encode_users`), by torch and in blocks."""
     named = {name: torch.from_numpy(np.asarray(values)) for name, values in codes.items()}
     history, age = named.pop(HISTORY, None), named.pop(HISTORY_AGE, None)
     table = None
     if history is not None:
         met, history = torch.unique(history, return_inverse=True)
-        table = model.history_states(met)
+        table = model.items.history_states(met)
     parts = []
     for start in range(0, len(next(iter(codes.values()))), _USERS_AT_ONCE):
         part = slice(start, start + _USERS_AT_ONCE)
         vectors = None if history is None or table is None else table[history[part]]
         user = {name: values[part] for name, values in named.items()}
-        state = model.newest_user_state(vectors, None if age is None else age[part], user)
-        parts.append(model.user_vectors(state).cpu().numpy())
+        states = model.newest_user_states(vectors, None if age is None else age[part], user)
+        parts.append(model.user_vectors(states).cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -1,4 +1,4 @@
-"""What a two-tower is trained for: telling each next item from all others, or from a corrected sample of them."""
+"""What a retriever is trained for: telling each next item from all others, or from a corrected sample of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.models.losses.softmax import Correction, expected_counts, full_softmax, sampled_softmax
-from recsys.models.two_tower import Negatives, SequenceBatch, TwoTower
+from recsys.models.retriever import Retriever
+from recsys.models.sequence_batch import Negatives, SequenceBatch
 from recsys.train.frequency import ItemFrequency
 
 _RAREST = 1e-12
@@ -17,18 +18,18 @@ _RAREST = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class TwoTowerObjective:
+class NextItemObjective:
     """A batch of sequences to its mean loss.
 
     Attributes:
-        model: the two-tower.
+        model: what is trained.
         frequency: each item's share of the training targets, for the sampled softmax.
         correction: of the sampled softmax.
         label_smoothing: of the full softmax.
         bf16: whether the softmax multiplies in bfloat16.
     """
 
-    model: TwoTower
+    model: Retriever
     frequency: ItemFrequency
     correction: Correction = "corrected"
     label_smoothing: float = 0.0
@@ -36,14 +37,14 @@ class TwoTowerObjective:
 
     def __call__(self, batch: SequenceBatch) -> Tensor:
         """The mean loss over the batch's targets, a scalar."""
-        batch = batch.to(str(self.model.item_index.device))
+        batch = batch.to(self.model.device)
         return self._full(batch) if batch.negatives is None else self._sampled(batch, batch.negatives)
 
     def _full(self, batch: SequenceBatch) -> Tensor:
-        states = self.model.item_states()
+        states, vectors = self.model.items()
         return full_softmax(
             self._users(batch, F.embedding(batch.history, states)),
-            self.model.item_vectors(states),
+            vectors,
             batch.targets[batch.targets >= 0],
             label_smoothing=self.label_smoothing,
             bf16=self.bf16,
@@ -57,8 +58,7 @@ class TwoTowerObjective:
         self.frequency.observe(targets if batch.samples else targets[:0])
         rows, place = torch.unique(asked, return_inverse=True)
         history, positive, negative = place.split([batch.history.numel(), len(targets), len(negatives.rows)])
-        states = self.model.item_states(rows)
-        vectors = self.model.item_vectors(states, rows)
+        states, vectors = self.model.items(rows)
         return sampled_softmax(
             self._users(batch, F.embedding(history.view_as(batch.history), states)),
             F.embedding(positive, vectors),
@@ -74,12 +74,12 @@ class TwoTowerObjective:
         )
 
     def _users(self, batch: SequenceBatch, history: Tensor) -> Tensor:
-        """(R, d_out) user vectors at the places with a target, over the temperature."""
+        """(R, [K,] d_out) user vectors at the places with a target, over the temperature."""
         places = (batch.targets >= 0).flatten().nonzero()[:, 0]
         states = self.model.user_states(history, batch.user).flatten(0, 1).index_select(0, places)
         return self.model.user_vectors(states) * self.model.logit_scale()
 
     def _log_expected(self, negatives: Negatives, rows: Tensor) -> Tensor:
         shares = self.frequency.shares(rows)
-        counts = expected_counts(shares, negatives.others, negatives.uniform, len(self.model.item_index))
+        counts = expected_counts(shares, negatives.others, negatives.uniform, len(self.model.items))
         return counts.clamp(min=_RAREST).log()

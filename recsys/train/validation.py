@@ -13,7 +13,7 @@ from torch import Tensor
 from recsys.data.interactions import EvaluationSet
 from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.features.online import OnlineEncoder
-from recsys.models.two_tower import TwoTower
+from recsys.models.retriever import Retriever
 from recsys.train.ranks import ALONE, Ranks
 from recsys.types import RaggedRows
 
@@ -26,7 +26,7 @@ _MOST_SCORES = 10_000_000_000
 
 
 class RankingValidator:
-    """HR@k and NDCG@k of a two-tower on an evaluation set.
+    """HR@k and NDCG@k of a retriever on an evaluation set.
 
     Users are encoded by the serving encoder, once. Above 20,000 targets, or 10^10 scores, a fixed random sample is
     used. Scores are computed tile by tile, and neither they nor the item vectors are ever all in memory.
@@ -69,7 +69,7 @@ class RankingValidator:
         self.excluded = _Excluded(users.excluded, self.by_target, self.items)
 
     @torch.no_grad()
-    def __call__(self, model: TwoTower, cutoff: int = 10) -> Mapping[str, float]:
+    def __call__(self, model: Retriever, cutoff: int = 10) -> Mapping[str, float]:
         """Metrics of the model, put in evaluation mode by the caller; the same on every worker."""
         ranks = self.ranks(model)[: None if self.counts else 0]
         hits = ranks <= cutoff
@@ -78,7 +78,7 @@ class RankingValidator:
         return {f"hr@{cutoff}": hit / count, f"ndcg@{cutoff}": gained / count}
 
     @torch.no_grad()
-    def ranks(self, model: TwoTower) -> NDArray[np.int64]:
+    def ranks(self, model: Retriever) -> NDArray[np.int64]:
         """(M,) rank of each target, 1 = first, in the order of the evaluation set; N + 1 for one that is excluded.
 
         Of one worker among several, those of its share.
@@ -87,7 +87,7 @@ class RankingValidator:
         products = _Products(users[0])
         wanted = self._target_scores(model, users, products)
         better = [torch.zeros_like(scores, dtype=torch.long) for scores in wanted]
-        for tile, items in enumerate(model.catalogue_blocks(_ITEMS_AT_ONCE)):
+        for tile, items in enumerate(model.items.catalogue_blocks(_ITEMS_AT_ONCE)):
             first = tile * _ITEMS_AT_ONCE
             hidden = None if self.ineligible is None else self.ineligible[first : first + len(items)].to(items.device)
             for block, vectors in enumerate(users):
@@ -100,15 +100,15 @@ class RankingValidator:
         ranks[self.by_target] = torch.cat(better)[:, 0].cpu().numpy()
         return np.where(self.absent, self.items + 1, ranks)
 
-    def _target_scores(self, model: TwoTower, users: Sequence[Tensor], products: _Products) -> list[Tensor]:
+    def _target_scores(self, model: Retriever, users: Sequence[Tensor], products: _Products) -> list[Tensor]:
         """(…, 1) scores of the users' targets, block by block.
 
         Out of the very products in which they are then compared: another one might round otherwise, and an item
         as good as the target, or the target itself, would count by luck.
         """
-        wanted = [torch.zeros_like(vectors[:, :1]) for vectors in users]
+        wanted = [torch.zeros_like(vectors[:, 0, :1]) for vectors in users]
         targets = torch.split(self.target, _USERS_AT_ONCE)
-        for tile, items in enumerate(model.catalogue_blocks(_ITEMS_AT_ONCE)):
+        for tile, items in enumerate(model.items.catalogue_blocks(_ITEMS_AT_ONCE)):
             for block, target in enumerate(targets):
                 column = target - tile * _ITEMS_AT_ONCE
                 here = ((column >= 0) & (column < len(items))).nonzero()[:, 0]
@@ -117,16 +117,18 @@ class RankingValidator:
                     wanted[block][here, 0] = scores[here, column[here]]
         return wanted
 
-    def _user_vectors(self, model: TwoTower) -> Tensor:
-        """(M, d_out) user vectors, in the order of their targets' rows."""
-        device = model.item_index.device
-        table = None if self.met is None or model.history is None else model.history_states(self.met.to(device))
+    def _user_vectors(self, model: Retriever) -> Tensor:
+        """(M, K, d_out) user vectors, K = 1 where a user has one, in the order of their targets' rows."""
+        device = model.items.index.device
+        reads = self.met is not None and model.reads_history
+        table = model.items.history_states(self.met.to(device)) if reads and self.met is not None else None
         vectors: Tensor | None = None
         for start in range(0, len(self.by_length), _HISTORIES_AT_ONCE):
             chosen = torch.from_numpy(self.by_length[start : start + _HISTORIES_AT_ONCE])
             codes = {name: values[chosen].to(device) for name, values in self.codes.items()}
             part = model.user_vectors(_newest_states(model, table, codes))
-            vectors = part.new_empty((len(self.by_length), part.shape[1])) if vectors is None else vectors
+            part = part.view(len(part), -1, part.shape[-1])
+            vectors = part.new_empty((len(self.by_length), *part.shape[1:])) if vectors is None else vectors
             vectors[chosen.to(device)] = part
         assert vectors is not None
         return vectors[torch.from_numpy(self.by_target).to(device)]
@@ -139,12 +141,18 @@ class _Products:
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._scores, self._hits = like.new_empty((2, _USERS_AT_ONCE * _ITEMS_AT_ONCE))
+        self._scores, self._hits, self._products = like.new_empty((3, _USERS_AT_ONCE * _ITEMS_AT_ONCE))
 
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
-        """(U, d) users and (I, d) items → (U, I); valid until the next call."""
+        """(U, K, d) users and (I, d) items → (U, I), the largest of K products; valid until the next call."""
         shape = (len(users), len(items))
-        return torch.mm(users, items.T, out=self._scores[: shape[0] * shape[1]].view(shape))
+        scores: Tensor = self._scores[: shape[0] * shape[1]].view(shape)
+        first, *others = users.unbind(dim=1)
+        torch.mm(first, items.T, out=scores)
+        products = self._products[: scores.numel()].view(shape)
+        for interest in others:
+            torch.maximum(scores, torch.mm(interest, items.T, out=products), out=scores)
+        return scores
 
     def at_least(self, scores: Tensor, wanted: Tensor) -> Tensor:
         """(U, 1) how many of the scores (U, I) are as good as what is wanted (U, 1).
@@ -189,20 +197,19 @@ def _holds(lists: RaggedRows, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
     return np.bincount(np.repeat(np.arange(len(rows)), lists.lengths)[held], minlength=len(rows)) > 0
 
 
-def _newest_states(model: TwoTower, table: Tensor | None, codes: dict[str, Tensor]) -> Tensor:
-    """(B, d) user states after the whole history, by the fast path that training takes.
+def _newest_states(model: Retriever, table: Tensor | None, codes: dict[str, Tensor]) -> Tensor:
+    """(B, [K,] d) user states after the whole history, by the fast path that training takes.
 
     The serving encoder pads on the left; here each history is shifted to the left end, and its last state taken.
     """
     history, age = codes.pop(HISTORY, None), codes.pop(HISTORY_AGE, None)
     if history is None or age is None or table is None:
-        return model.newest_user_state(None, None, codes)
+        return model.newest_user_states(None, None, codes)
     length = (age > 0).sum(dim=1).clamp(max=model.shape.history_length)
     longest = int(length.max())
     place = torch.arange(longest, device=history.device) + (history.shape[1] - length)[:, None]
     shifted = history.gather(1, place.clamp(max=history.shape[1] - 1))
-    states = model.user_states(table[shifted], codes)
-    return states[torch.arange(len(length), device=history.device), length]
+    return model.states_after(table[shifted], length, codes)
 
 
 def _sample(targets: EvaluationSet, most: int, seed: int) -> EvaluationSet:

@@ -1,9 +1,9 @@
-"""Warm start: a two-tower begins with the weights of an earlier run, each row of a table found by its raw value."""
+"""Warm start: a retriever begins with the weights of an earlier run, each row of a table found by its raw value."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
@@ -20,7 +20,8 @@ from recsys.errors import BundleError, ConfigError, FeatureMismatchError
 from recsys.features.buckets import bucket_codes
 from recsys.features.feature_set import FeatureSet, Field
 from recsys.features.vocabulary import FIRST, Vocabulary
-from recsys.models.two_tower import UNSEEN, TwoTower, TwoTowerShape
+from recsys.models.item_tower import UNSEEN
+from recsys.models.retriever import Retriever, RetrieverShape
 from recsys.train.checkpoint import load_checkpoint, save_checkpoint
 from recsys.train.config import TrainerConfig
 from recsys.types import Ids
@@ -36,6 +37,8 @@ nothing (an item then is its attributes), or what an untrained model has."""
 
 _NO_ROW: Final = -1
 _PLACES: Final = "history.positions.weight"
+_FREE: Final = ("item_codes", "history_length", "temperature", "dropout", "id_dropout", "recompute")
+"""Settings that weights fit whatever they are, or that fit row by row."""
 
 
 class WarmStartConfig(Config):
@@ -67,13 +70,13 @@ class Started:
     new_items: int
 
 
-def save_weights(model: TwoTower, path: Path) -> None:
+def save_weights(model: Retriever, path: Path) -> None:
     """Writes the weights and, as its metadata, the shape that they belong to."""
     save_checkpoint(path, dict(model.named_parameters()), {"shape": _settings(model.shape)})
 
 
 def start_from(
-    model: TwoTower, features: FeatureSet, path: Path, earlier: FeatureSet, new_rows: NewRows = "zero"
+    model: Retriever, features: FeatureSet, path: Path, earlier: FeatureSet, new_rows: NewRows = "zero"
 ) -> Started:
     """Puts an earlier run's weights into a model; only tables may differ in size.
 
@@ -92,7 +95,7 @@ def start_from(
         FeatureMismatchError: when it knew none of these items.
     """
     weights, shape = _load(path)
-    _refuse_other_shape(_settings(model.shape), shape, path)
+    _refuse_other_shape(model.name, _settings(model.shape), shape, path)
     codes = _earlier_codes(ITEM_ID, features, earlier)
     started = Started(len(codes) - FIRST, int((codes == _NO_ROW).sum()))
     if 0 < started.items == started.new_items:
@@ -113,12 +116,12 @@ def start_from(
     return started
 
 
-def _tables(shape: TwoTowerShape) -> Iterator[tuple[str, str]]:
+def _tables(shape: RetrieverShape) -> Iterator[tuple[str, str]]:
     """Names of the parameters with a row a value, and the feature whose values these are."""
-    yield "item_table.weight", ITEM_ID
-    yield "item_bias.weight", ITEM_ID
-    for side, fields in (("item_fields", shape.item_fields), ("user_fields", shape.user_fields)):
-        for place, field in enumerate(fields):
+    yield "items.table.weight", ITEM_ID
+    yield "items.bias.weight", ITEM_ID
+    for side, attributes in (("items.fields", shape.item_fields), ("user_fields", shape.user_fields)):
+        for place, field in enumerate(attributes):
             yield f"{side}.tables.{place}.weight", field.name
 
 
@@ -167,30 +170,21 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found[0], found[1]["shape"]
 
 
-def _settings(shape: TwoTowerShape) -> dict[str, Any]:
+def _settings(shape: RetrieverShape) -> dict[str, Any]:
     """What weights fit only if it is the same, by the name of the setting; as JSON has it."""
-    return {
-        "item_id": shape.item_id,
-        "item_fields": _described(shape.item_fields),
-        "user_fields": _described(shape.user_fields),
-        "dim": shape.dim,
-        "history": shape.history,
-        "blocks": shape.blocks,
-        "heads": shape.heads,
-        "widening": shape.widening,
-        "similarity": shape.similarity,
-    }
+    settings = {f.name: getattr(shape, f.name) for f in fields(shape) if f.name not in _FREE}
+    return settings | {name: _described(settings[name]) for name in ("item_fields", "user_fields")}
 
 
 def _described(fields: Sequence[Field]) -> list[str]:
     return [f"{field.name} ({field.kind})" for field in fields]
 
 
-def _refuse_other_shape(now: dict[str, Any], earlier: dict[str, Any], path: Path) -> None:
+def _refuse_other_shape(name: str, now: dict[str, Any], earlier: dict[str, Any], path: Path) -> None:
     for setting, value in now.items():
         if value != earlier.get(setting):
             raise ConfigError(
-                f"two_tower.{setting} = {_shown(value)}: the run to start from has {_shown(earlier.get(setting))} "
+                f"{name}.{setting} = {_shown(value)}: the run to start from has {_shown(earlier.get(setting))} "
                 f"({path}); make them the same, or train without --warm-start"
             )
 

@@ -24,7 +24,7 @@ def step_cost(length: int, recompute: bool) -> tuple[float, float]:
     from recsys.models.two_tower import TwoTower, TwoTowerShape
     from recsys.train.batches import SequenceSampling, SequenceSource
     from recsys.train.frequency import CountedFrequency
-    from recsys.train.objective import TwoTowerObjective
+    from recsys.train.objective import NextItemObjective
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def step_cost(length: int, recompute: bool) -> tuple[float, float]:
         rows = np.random.default_rng(0).integers(0, ITEMS, users * events, dtype=np.int32)
         sequences = Interactions(np.arange(users), np.arange(users + 1) * events, rows, np.arange(len(rows)))
         source = SequenceSource(sequences, {}, ITEMS, SequenceSampling(users, length, in_batch=256, uniform=256))
-        objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
+        objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
         (batch,) = source.epoch(0)
         began = time.process_time()
         objective(batch).backward()  # type: ignore[no-untyped-call]

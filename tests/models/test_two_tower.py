@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from recsys.features.feature_set import Field
 from recsys.models.layers.tower import Tower
-from recsys.models.two_tower import SequenceBatch, TwoTower, TwoTowerShape
+from recsys.models.sequence_batch import SequenceBatch
+from recsys.models.two_tower import TwoTower, TwoTowerShape
 
 GENRES = Field("genres", "item", "list", 6, 3)
 YEAR = Field("year", "item", "numeric", 5)
@@ -44,22 +45,22 @@ def test_the_served_vector_is_the_last_training_state(history: str) -> None:
     model = two_tower(history=history)
     codes = torch.tensor([[2, 4, 5, 2, 3]])
     user = {"age": torch.tensor([3])}
-    table = model.history_table()
+    table = model.items.history_table()
     trained = model.user_states(table[codes], user)[0, -1]
-    served = model.newest_user_state(table[codes], torch.tensor([[5, 4, 3, 2, 1]]), user)[0]
+    served = model.newest_user_states(table[codes], torch.tensor([[5, 4, 3, 2, 1]]), user)[0]
     assert torch.allclose(trained, served, atol=1e-5)
 
 
 def test_the_history_table_holds_the_item_towers_output_and_one_row_for_all_unseen() -> None:
     model = two_tower()
-    table, states = model.history_table(), model.item_states()
+    table, (states, _) = model.items.history_table(), model.items()
     assert torch.equal(table[0], torch.zeros(8))
     for row, code in enumerate(ITEM_CODES.tolist()):
         if code >= 2:
             assert torch.allclose(table[code], states[row], atol=1e-6)
     assert not torch.allclose(table[1], states[3], atol=1e-3)
     nothing = {"genres": torch.zeros(1, 3, dtype=torch.long), "year": torch.zeros(1, dtype=torch.long)}
-    assert torch.allclose(table[1], model._item_states(torch.tensor([1]), nothing)[0], atol=1e-6)
+    assert torch.allclose(table[1], model.items._states(torch.tensor([1]), nothing)[0], atol=1e-6)
 
 
 def test_a_tower_starts_as_its_main_field_alone() -> None:
@@ -80,41 +81,41 @@ def test_field_weights_start_at_one_and_are_named() -> None:
 
 def test_a_tower_of_one_field_has_no_senet() -> None:
     model = two_tower(item_fields=(), user_fields=())
-    assert model.item_tower.senet is None
+    assert model.items.tower.senet is None
     assert model.user_tower.senet is None
-    assert torch.equal(model.item_states(), model.item_table(ITEM_CODES.long()))  # type: ignore[misc]
+    assert torch.equal(model.items()[0], model.items.table(ITEM_CODES.long()))  # type: ignore[misc]
 
 
 def test_cosine_vectors_have_length_one_and_the_temperature_stays_out_of_them() -> None:
     model = two_tower(similarity="cosine")
-    items = model.item_vectors(model.item_states())
+    items = model.items.catalogue_vectors()
     users = model.user_vectors(torch.randn(3, 8))
     assert torch.allclose(items.norm(dim=-1), torch.ones(6), atol=1e-5)
     assert torch.allclose(users.norm(dim=-1), torch.ones(3), atol=1e-5)
     with torch.no_grad():
         model.log_scale.add_(1.0)
-    assert torch.equal(items, model.item_vectors(model.item_states()))
+    assert torch.equal(items, model.items.catalogue_vectors())
 
 
 def test_the_item_bias_is_one_more_coordinate_of_a_dot_product() -> None:
     model = two_tower(similarity="dot")
-    states, user = model.item_states(), torch.randn(3, 8)
-    scores = model.user_vectors(user) @ model.item_vectors(states).T
-    bias: Tensor = model.item_bias(ITEM_CODES.long())[:, 0]
+    (states, vectors), user = model.items(), torch.randn(3, 8)
+    scores = model.user_vectors(user) @ vectors.T
+    bias: Tensor = model.items.bias(ITEM_CODES.long())[:, 0]
     assert torch.allclose(scores, user @ states.T + bias, atol=1e-5)
 
 
 def test_some_rows_have_the_vectors_that_all_rows_give_them() -> None:
     model = two_tower()
     rows = torch.tensor([4, 0])
-    some = model.item_vectors(model.item_states(rows), rows)
-    assert torch.allclose(some, model.item_vectors(model.item_states())[rows], atol=1e-6)
+    for some, everything in zip(model.items(rows), model.items(), strict=True):
+        assert torch.allclose(some, everything[rows], atol=1e-6)
 
 
 def test_items_told_by_attributes_alone_need_no_id() -> None:
     model = two_tower(item_id=False)
-    assert model.item_table is None
-    assert model.item_states().shape == (6, 8)
+    assert model.items.table is None
+    assert model.items()[0].shape == (6, 8)
 
 
 @pytest.mark.parametrize("lacking", [{"item_id": False, "item_fields": ()}, {"history": None, "user_fields": ()}])

@@ -77,8 +77,8 @@ def exact_scores(model: TwoTower, view: TrainView) -> np.ndarray:  # type: ignor
     assert in_order.height == len(next(iter(view.users.values())))
     rows = []
     with torch.no_grad():
-        items = model.item_vectors(model.item_states())
-        table = model.history_table()
+        items = model.items.catalogue_vectors()
+        table = model.items.history_table()
         for u in range(len(view.train.user_ids)):
             history = view.train.rows[view.train.offsets[u] : view.train.offsets[u + 1]]
             codes = torch.from_numpy(view.encoder.item_index[history][-model.shape.history_length :]).long()

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, distributed
 
 from recsys.data.interactions import Interactions
-from recsys.models.two_tower import SequenceBatch, TwoTower, TwoTowerShape
+from recsys.models.sequence_batch import SequenceBatch
+from recsys.models.two_tower import TwoTower, TwoTowerShape
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.config import TrainerConfig, TrainingResult
 from recsys.train.frequency import CountedFrequency, StreamingFrequency
-from recsys.train.objective import TwoTowerObjective
+from recsys.train.objective import NextItemObjective
 from recsys.train.progress import QuietProgress
 from recsys.train.ranks import Ranks, joined_ranks
 from recsys.train.trainer import Trainer
@@ -66,7 +67,7 @@ def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[Se
     )
     model = TwoTower(shape, torch.arange(ITEMS) + 2, {})
     source = SequenceSource(interactions(settings.pop("users", 42)), {}, ITEMS, sampling, ranks)
-    objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
+    objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
     validate = None
     if settings.pop("validate", False):
         validate = lambda: {"ndcg@10": ranks.sum([model.log_scale.item()])[0]}  # noqa: E731
@@ -130,7 +131,7 @@ def with_no_number(ranks: Ranks, scratch: Path, settings: dict[str, Any], rank: 
     run = trainer(ranks, scratch, settings)
     if ranks.rank == rank:
         with torch.no_grad():
-            run.model.get_parameter("item_bias.weight").fill_(torch.nan)
+            run.model.get_parameter("items.bias.weight").fill_(torch.nan)
     return run.fit()
 
 

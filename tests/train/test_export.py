@@ -55,7 +55,7 @@ def test_onnx_is_torch(exported: tuple[TwoTower, onnxruntime.InferenceSession], 
     with torch.no_grad():
         named = {name: torch.from_numpy(values) for name, values in inputs.items()}
         vectors, age = named.pop("history_vectors"), named.pop("history_age")
-        expected = model.user_vectors(model.newest_user_state(vectors, age, named)).numpy()
+        expected = model.user_vectors(model.newest_user_states(vectors, age, named)).numpy()
     served = session.run(["user_vector"], inputs)[0]
     assert np.abs(served - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recsys.models.two_tower import SequenceBatch
+from recsys.models.sequence_batch import SequenceBatch
 from recsys.recipes.two_tower import TwoTowerConfig, build_model
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.config import TrainerConfig
 from recsys.train.frequency import CountedFrequency
-from recsys.train.objective import TwoTowerObjective
+from recsys.train.objective import NextItemObjective
 from recsys.train.progress import QuietProgress
 from recsys.train.trainer import Trainer
 from recsys.train.view import TrainView
@@ -139,7 +139,7 @@ def test_the_gradient_of_several_batches_is_that_of_one_large_batch(
         config = TwoTowerConfig.model_validate(settings)
         model = build_model(config, view).train()
         source = SequenceSource(view.train, view.users, len(view.catalogue), SequenceSampling(48, 20))
-        objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
+        objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
         run = Trainer(model, objective, source, config, QuietProgress(tmp_path))
         run.step(*(_first_windows(source, low, high) for low, high in pairwise(cuts)))
         found.append(
@@ -211,7 +211,7 @@ def _fitted(view: TrainView, scratch: Path, **settings: object) -> tuple[nn.Modu
     model = build_model(config, view)
     sampled = {"in_batch": 64, "uniform": 32} if config.loss == "sampled_softmax" else {}
     source = SequenceSource(view.train, view.users, len(view.catalogue), SequenceSampling(32, 20, **sampled))
-    objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
+    objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
     return model, Trainer(model, objective, source, config, QuietProgress(scratch)).fit().curve[-1].loss
 
 
@@ -226,7 +226,7 @@ def test_bf16_training_reaches_the_loss_of_float32(view: TrainView, tmp_path: Pa
 def test_under_bf16_norms_and_loss_stay_in_float32(view: TrainView) -> None:
     model = build_model(TwoTowerConfig(dim=16, blocks=1), view)
     source = SequenceSource(view.train, view.users, len(view.catalogue), SequenceSampling(8, 20))
-    objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())), bf16=True)
+    objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares())), bf16=True)
     kinds: dict[type[nn.Module], set[torch.dtype]] = {nn.LayerNorm: set(), nn.Linear: set()}
     for module in model.modules():
         if type(module) in kinds:
@@ -256,7 +256,7 @@ def test_on_a_gpu_bf16_training_reaches_the_loss_of_a_cpu(view: TrainView, tmp_p
     )
     model = build_model(config, view).to("cuda")
     source = SequenceSource(view.train, view.users, len(view.catalogue), SequenceSampling(32, 20))
-    objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares()).to("cuda")), bf16=True)
+    objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares()).to("cuda")), bf16=True)
     run = Trainer(model, objective, source, config, QuietProgress(tmp_path / "gpu"), device="cuda")
     assert run.autocast
     assert abs(run.fit().curve[-1].loss - expected) < 0.05 * expected

@@ -89,26 +89,26 @@ def test_rows_follow_their_value_where_its_code_has_moved(tmp_path: Path) -> Non
     for item in (0, 2):
         new, old = LATER.items.code_of(item), EARLIER.items.code_of(item)
         assert new != old
-        for table in ("item_table.weight", "item_bias.weight"):
+        for table in ("items.table.weight", "items.bias.weight"):
             assert torch.equal(row(target, table, new), row(source, table, old))
     for name, place, known in (("brand", 0, ("acme", "corp")), ("tags", 1, ("a", "c", "all"))):
-        table = f"item_fields.tables.{place}.weight"
+        table = f"items.fields.tables.{place}.weight"
         for value in known:
             new, old = (fitted.vocabularies[name].code_of(value) for fitted in (LATER, EARLIER))
             assert torch.equal(row(target, table, new), row(source, table, old)), value
     for code in (0, 1):  # missing and unseen are what they were
-        assert torch.equal(row(target, "item_table.weight", code), row(source, "item_table.weight", code))
+        assert torch.equal(row(target, "items.table.weight", code), row(source, "items.table.weight", code))
 
 
 @pytest.mark.parametrize("new_rows", ["mean", "unseen", "zero", "random"])
 def test_a_new_value_begins_as_told(tmp_path: Path, new_rows: NewRows) -> None:
     source, target = model_of(EARLIER, 0), model_of(LATER, 1)
-    untrained = row(target, "item_table.weight", LATER.items.code_of(3)).clone()
+    untrained = row(target, "items.table.weight", LATER.items.code_of(3)).clone()
     save_weights(source, tmp_path / "w")
     start_from(target, LATER, tmp_path / "w", EARLIER, new_rows)
-    table = dict(source.named_parameters())["item_table.weight"].detach()
+    table = dict(source.named_parameters())["items.table.weight"].detach()
     expected = {"mean": table[2:].mean(dim=0), "unseen": table[1], "zero": torch.zeros(8), "random": untrained}
-    assert torch.allclose(row(target, "item_table.weight", LATER.items.code_of(3)), expected[new_rows])
+    assert torch.allclose(row(target, "items.table.weight", LATER.items.code_of(3)), expected[new_rows])
 
 
 def test_a_bucket_begins_as_the_one_its_middle_lay_in(tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_what_does_not_touch_the_weights_may_change(tmp_path: Path) -> None:
     source, target = model_of(EARLIER, 0), model_of(EARLIER, 1, dropout=0.5, temperature=0.2)
     save_weights(source, tmp_path / "w")
     start_from(target, EARLIER, tmp_path / "w", EARLIER)
-    assert target.item_table is not None
-    assert source.item_table is not None
-    assert torch.equal(target.item_table.weight[2:], source.item_table.weight[2:])
+    assert target.items.table is not None
+    assert source.items.table is not None
+    assert torch.equal(target.items.table.weight[2:], source.items.table.weight[2:])
 
 
 def test_weights_that_are_not_whole_are_refused_by_name(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.device import bf16_products
 from recsys.train.frequency import CountedFrequency
 from recsys.train.memory import keep_freed_memory
-from recsys.train.objective import TwoTowerObjective
+from recsys.train.objective import NextItemObjective
 from recsys.train.progress import QuietProgress
 from recsys.train.trainer import Trainer
 from recsys.train.view import TrainView
@@ -186,7 +186,7 @@ def ours(workload: Workload, precision: Literal["float32", "auto"]) -> Stepper:
         ),
     )
     bf16 = bf16_products(precision, "cpu")
-    objective = TwoTowerObjective(model, CountedFrequency(torch.from_numpy(source.shares())), bf16=bf16)
+    objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares())), bf16=bf16)
     trainer = Trainer(model, objective, source, config, QuietProgress(Path(tempfile.gettempdir())))
     model.train()
     for epoch in itertools.count():

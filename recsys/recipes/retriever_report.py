@@ -1,4 +1,4 @@
-"""What the report shows of a two-tower: its training curve, its field weights, its index."""
+"""What the report shows of a retriever: its training curve, its field weights, its index."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SETTINGS: Final = ("lists", "probes", "pq_bytes", "candidates", "links", "ef_se
 """Of an index; 0 where its kind has none."""
 
 
-def two_tower_sections(record: Mapping[str, Any]) -> list[Section]:
-    """Sections from a component's `training.json`."""
+def retriever_sections(title: str, record: Mapping[str, Any]) -> list[Section]:
+    """Sections from a component's `training.json`, under a title."""
     blocks: list[Block] = [*_curve(record), *_weights(record["field_weights"]), _index(record["index"])]
     intro = (
         f"Trained for {record['epochs']} epochs, at {record['samples_per_s']:,.0f} targets a second. Field weights are "
         "SENet's means over a sample: 1 leaves a field as it is, more makes it stronger."
     )
-    return [Section("Two-tower", intro, blocks)]
+    return [Section(title, intro, blocks)]
 
 
 def _curve(record: Mapping[str, Any]) -> list[Block]:
