@@ -19,6 +19,7 @@ from recsys.data.splits import Split, split
 from recsys.errors import BundleError, DataError, MissingPartError, PreconditionError
 from recsys.evaluate.baselines import BASELINES, FitData
 from recsys.evaluate.ceiling import CEILING, ceiling, has_truth
+from recsys.evaluate.cold_items import cold_items
 from recsys.evaluate.examples import Example, examples
 from recsys.evaluate.funnel import Funnel, trace
 from recsys.evaluate.protocols import require_held_out, require_same_cut
@@ -153,7 +154,7 @@ def evaluate_protocol(
     progress.start(f"{protocol}: funnel", len(events))
     funnel = trace(bundle.cascade, events, len(bundle.catalogue), attributes, progress.advance)
     clock.lap("funnel")
-    studies = _studies(bundle, events, attributes, progress)
+    studies = _studies(bundle, divided, events, attributes, progress)
     clock.lap("studies")
     best = leader(results)
     served = [result for result in results if result.contestant.served]
@@ -265,10 +266,14 @@ def _add_ceiling(
         skipped[CEILING] = str(error)
 
 
-def _studies(bundle: Bundle, events: EvaluationSet, attributes: pl.DataFrame, progress: Progress) -> list[Study]:
+def _studies(
+    bundle: Bundle, divided: Split, events: EvaluationSet, attributes: pl.DataFrame, progress: Progress
+) -> list[Study]:
     """The questions of their own, in the order of the report."""
-    items = len(bundle.catalogue)
-    return [real_time(bundle.channels, events, items, attributes, progress)]
+    return [
+        real_time(bundle.channels, events, len(bundle.catalogue), attributes, progress),
+        cold_items(bundle.channels, divided, bundle.catalogue, attributes, progress),
+    ]
 
 
 def _for_slices(results: Sequence[ModelResult], served: Sequence[ModelResult]) -> list[ModelResult]:
