@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnxruntime
+from xxhash import xxh3_128_digest
 
 from recsys.errors import BundleError
 from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.features.online import OnlineEncoder
 from recsys.features.vocabulary import Codes
 from recsys.index.vector_index import VectorIndex
+from recsys.retrieval.vector_cache import VectorCache
 from recsys.types import Floats, Offsets, RaggedRows, Users
 
 TOWER: Final = "user_tower.onnx"
@@ -22,6 +25,9 @@ HISTORY_VECTORS: Final = "history_vectors.npy"
 _HISTORY_INPUT: Final = "history_vectors"
 _PLACES: Final = 1_024
 """Places of histories, padding included, that a run of the tower takes: beyond it the work leaves the caches."""
+
+_NUMBERS = itertools.count()
+"""One for each tower opened in this process."""
 
 _ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
@@ -42,6 +48,7 @@ class UserTower:
 
     Attributes:
         shape: of one user's part of the output, (d_out,) or (K, d_out).
+        cache: where the vectors of users who come alone are looked up and kept; None = nowhere.
 
     Raises:
         BundleError: when the tower asks for an input that the feature set does not make, or makes other vectors
@@ -65,7 +72,9 @@ class UserTower:
         self._encoder = encoder
         self._reads_history = any(node.name == _HISTORY_INPUT for node in session.get_inputs())
         self._inputs = _encoded_inputs(name, session)
+        self._number = next(_NUMBERS).to_bytes(8, "little")
         self.shape = self._check()
+        self.cache: VectorCache | None = None
         # One request asks for the same users' vectors in retrieval and again in ranking: the latest are kept.
         # A tuple is replaced in one step, so threads at worst compute twice.
         self._latest: tuple[Users | None, Floats] = (None, np.empty((0, *self.shape), np.float32))
@@ -84,10 +93,36 @@ class UserTower:
         """(B, *shape) vectors of the users, as the index compares them (of length 1 for cosine)."""
         latest, vectors = self._latest
         if latest is not users:
-            raw = self._run(users)
-            vectors = self._index.as_queries(raw.reshape(-1, self._index.dim)).reshape(raw.shape)
+            vectors = self._made(users) if self.cache is None or len(users) != 1 else self._looked_up(users, self.cache)
             self._latest = users, vectors
         return vectors
+
+    def feed(self, users: Users) -> dict[str, Any]:
+        """What the session is given for these users."""
+        return self._feed(self._encoder.encode_users(users, trim=True))
+
+    def _looked_up(self, users: Users, cache: VectorCache) -> Floats:
+        """(1, *shape) vectors of one user, made where the cache lacks them."""
+        encoded = self._encoder.encode_users(users, trim=True)
+        key = self._key(encoded)
+        vectors = cache.get(self._name, key)
+        if vectors is None:
+            vectors = self._as_queries(self._output_of(encoded))
+            cache.put(key, vectors)
+        return vectors
+
+    def _key(self, encoded: Mapping[str, Codes]) -> bytes:
+        """A digest of this tower and all that it reads of one user."""
+        names = [name for name, _ in self._inputs]
+        read = [HISTORY, *names] if self._reads_history else names
+        content = b"".join([self._number, *(encoded[name].tobytes() for name in read)])
+        return xxh3_128_digest(content)
+
+    def _made(self, users: Users) -> Floats:
+        return self._as_queries(self._run(users))
+
+    def _as_queries(self, raw: Floats) -> Floats:
+        return self._index.as_queries(raw.reshape(-1, self._index.dim)).reshape(raw.shape)
 
     def _run(self, users: Users) -> Floats:
         """(B, *shape) what the tower makes of the users; those with histories about as long run together."""
@@ -109,11 +144,14 @@ class UserTower:
         return vectors
 
     def _output_of(self, encoded: Mapping[str, Codes]) -> Floats:
+        vectors: Floats = self._session.run([self._output], self._feed(encoded))[0]
+        return vectors
+
+    def _feed(self, encoded: Mapping[str, Codes]) -> dict[str, Any]:
         feed: dict[str, Any] = {name: encoded[name].astype(kind, copy=False) for name, kind in self._inputs}
         if self._reads_history and self._history_vectors is not None:
             feed[_HISTORY_INPUT] = self._history_vectors.take(encoded[HISTORY], axis=0)
-        vectors: Floats = self._session.run([self._output], feed)[0]
-        return vectors
+        return feed
 
     def _check(self) -> tuple[int, ...]:
         """Runs the tower on one user without anything, so that a misfit shows at opening and not in a request."""
