@@ -20,11 +20,11 @@ class VectorSource(Protocol):
     """What has a vector for every user and scores every item by it; a vector channel does."""
 
     def user_vectors(self, users: Users) -> Floats:
-        """(B, d) vectors of users."""
+        """(B, d) vectors of users, or (B, K, d) where a user has several interests."""
         ...
 
     def row_scores(self, rows: Rows, vector: Floats) -> Floats:
-        """(M,) scores of catalogue rows for one user's (d,) vector."""
+        """(M,) scores of catalogue rows for one user's part of what `user_vectors` gives."""
         ...
 
 

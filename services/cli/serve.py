@@ -40,6 +40,9 @@ def serve(
     workers: int = typer.Option(0, min=0, help="Processes; 0: one a core."),
     max_in_flight: int | None = typer.Option(None, help="Calls a worker works on at once; more are refused."),
     default_deadline_ms: int | None = typer.Option(None, help="For calls that name no deadline."),
+    user_cache_mb: int | None = typer.Option(
+        None, help="Memory of a worker for vectors of users who come back; 0: none."
+    ),
     store_timeout_ms: int | None = typer.Option(None, help="A read of the store that takes longer is a fault."),
     drain_seconds: float | None = typer.Option(None, help="What calls in flight may take after SIGTERM."),
     tls_cert: Path | None = typer.Option(None, help="Certificate chain, PEM."),
@@ -74,6 +77,7 @@ def serve(
         "workers": workers or None,
         "max_in_flight": max_in_flight,
         "default_deadline_ms": default_deadline_ms,
+        "user_cache_mb": user_cache_mb,
         "store_timeout_ms": store_timeout_ms,
         "drain_seconds": drain_seconds,
         "credentials": {"tls_cert": tls_cert, "tls_key": tls_key, "tls_client_ca": tls_client_ca, "tokens": tokens},

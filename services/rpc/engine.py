@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from recsys.cascade.answers import ChannelAnswer, StageReport
 from recsys.columns import TITLE
 from recsys.errors import DeadlineError, RequestError
 from recsys.retrieval.filters import row_mask
+from recsys.retrieval.interests_channel import InterestsChannel
+from recsys.retrieval.vector_cache import VectorCache
+from recsys.retrieval.vector_channel import VectorChannel
 from recsys.stores.store import UserState
 from recsys.types import Candidates, Deadline, Ids, RaggedRows, RowMask, Rows, Users
 from services.rpc.calls import (
@@ -33,7 +37,15 @@ from services.rpc.calls import (
     ScoreQuery,
     UserQuery,
 )
-from services.rpc.measurements import CHANNEL_ANSWERS, CHANNEL_SECONDS, DEGRADED, EVENTS, PART_SECONDS, Measurements
+from services.rpc.measurements import (
+    CHANNEL_ANSWERS,
+    CHANNEL_SECONDS,
+    DEGRADED,
+    EVENTS,
+    PART_SECONDS,
+    USER_VECTORS,
+    Measurements,
+)
 from services.rpc.settings import MAX_K
 from services.rpc.store_guard import GuardedStore
 
@@ -53,15 +65,25 @@ class Engine:
     """The bundle that is served now, and the answers from it.
 
     A switch of bundles is one assignment: a call that has begun ends with the bundle it began with.
+
+    Args:
+        bundle: the one to begin with.
+        store: where users' states are.
+        measurements: where calls are counted.
+        cache_bytes: memory for the vectors of users who come back; 0 = none are kept.
     """
 
-    def __init__(self, bundle: Bundle, store: GuardedStore, measurements: Measurements) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, store: GuardedStore, measurements: Measurements, cache_bytes: int = 0) -> None:
         self.store = store
         self._measurements = measurements
+        self._vectors = VectorCache(cache_bytes, partial(measurements.count, USER_VECTORS)) if cache_bytes else None
+        self.switch(bundle)
 
     def switch(self, bundle: Bundle) -> None:
         """Answers the calls that begin from now on from another bundle."""
+        for channel in bundle.channels.values():
+            if isinstance(channel, VectorChannel | InterestsChannel):
+                channel.tower.cache = self._vectors
         self.bundle = bundle
 
     @property

@@ -23,6 +23,7 @@ CALL_SECONDS: Final = "recsys_call_seconds"
 PART_SECONDS: Final = "recsys_part_seconds"
 CHANNEL_SECONDS: Final = "recsys_channel_seconds"
 CHANNEL_ANSWERS: Final = "recsys_channel_answers"
+USER_VECTORS: Final = "recsys_user_vectors"
 STORE_ERRORS: Final = "recsys_store_errors"
 DEGRADED: Final = "recsys_degraded_answers"
 EVENTS: Final = "recsys_events"
@@ -31,6 +32,7 @@ BUNDLES_REFUSED: Final = "recsys_bundles_refused"
 COUNTERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     CALLS: ("Calls answered.", ("rpc", "code")),
     CHANNEL_ANSWERS: ("Answers of a retrieval channel by how it took part.", ("channel", "status")),
+    USER_VECTORS: ("Vectors of users that channels needed, by where they came from.", ("channel", "source")),
     STORE_ERRORS: ("Reads and writes of the feature store that failed.", ("operation",)),
     DEGRADED: ("Answers given in spite of a fault.", ("fault",)),
     EVENTS: ("Events received.", ("outcome",)),

@@ -95,6 +95,7 @@ class ServeSettings(Config):
         listen, admin, metrics: addresses; None turns admin or metrics off.
         workers: processes; each takes one core.
         max_in_flight: calls a worker works on at once; one more is refused.
+        user_cache_mb: memory of a worker for the vectors of users who come back; 0 = none are kept.
         store_timeout_ms: a read of the store that takes longer counts as a fault.
         default_deadline_ms: time a call may take when its caller named none.
         drain_seconds: how long calls in flight may take to finish after SIGTERM.
@@ -114,6 +115,7 @@ class ServeSettings(Config):
     metrics: Address | None = None
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     max_in_flight: int = Field(default=128, ge=1, le=100_000)
+    user_cache_mb: int = Field(default=64, ge=0, le=1_000_000)
     store_timeout_ms: int = Field(default=250, ge=1, le=60_000)
     default_deadline_ms: int = Field(default=10_000, ge=1, le=600_000)
     drain_seconds: float = Field(default=10.0, ge=0, le=600)

@@ -75,7 +75,7 @@ class Worker:
             open_store(settings.redis_url, settings.namespace, read_timeout=settings.store_timeout_ms / 1000),
             self._measurements,
         )
-        engine = Engine(bundle, store, self._measurements)
+        engine = Engine(bundle, store, self._measurements, settings.user_cache_mb * 1024 * 1024)
         server = self._server(engine)
         watcher = BundleWatcher(settings.bundles, bundle.version, engine.switch, self._report, settings.poll_seconds)
         for stopping in (signal.SIGTERM, signal.SIGHUP):

@@ -88,6 +88,21 @@ def engine(bundle: Bundle) -> Engine:
     return engine_over(bundle, store)
 
 
+@pytest.fixture
+def counted() -> Measurements:
+    """What the engine that caches has counted."""
+    return Measurements()
+
+
+@pytest.fixture
+def caching(toy_bundles: Path, counted: Measurements) -> Engine:
+    """An engine that keeps users' vectors, over a bundle of its own."""
+    bundle = load(current(toy_bundles))
+    store = MemoryStore()
+    asyncio.run(store.load(bundle.users))
+    return Engine(bundle, GuardedStore(store, counted), counted, cache_bytes=1_000_000)
+
+
 def ids(items: Sequence[int]) -> np.ndarray:
     return np.array(items, np.int64)
 
@@ -203,6 +218,56 @@ def test_a_click_changes_the_very_next_answer(engine: Engine) -> None:
     assert (answer.accepted, answer.duplicates, answer.rejected) == (1, 1, ((7, "wrong"),))
     assert scores() != before
     assert 10 not in recall(engine, user=4).items.ids
+
+
+def sources(counted: Measurements) -> tuple[int, int]:
+    """How often the tower's vectors came from the cache and from the tower."""
+    cache, tower = (counted.counters["recsys_user_vectors", ("two_tower", source)] for source in ("cache", "tower"))
+    return cache, tower
+
+
+def by_vector(engine: Engine, **asked: Any) -> list[float]:
+    """Scores of all films by the vector channel alone."""
+    return recall(engine, channels=("two_tower",), exclude_seen=False, **asked).items.scores.tolist()
+
+
+def test_a_user_who_comes_back_is_answered_out_of_the_cache(
+    caching: Engine, engine: Engine, counted: Measurements
+) -> None:
+    answers = [by_vector(caching, user=2) for _ in range(3)]
+    assert sources(counted) == (2, 1)
+    assert answers == [by_vector(engine, user=2)] * 3
+
+
+def test_an_event_counts_in_the_next_answer_although_the_user_was_in_the_cache(
+    caching: Engine, engine: Engine, counted: Measurements
+) -> None:
+    before = by_vector(caching, user=5)
+    click = Event(1, 5, 60, EventType.CLICK, NOW)
+    for one in (caching, engine):
+        asyncio.run(one.record(RecordQuery((click,), ())))
+    after = by_vector(caching, user=5)
+    assert after != before
+    assert after == by_vector(engine, user=5) == by_vector(caching, history=[10, 60])
+    assert sources(counted) == (1, 2)
+
+
+def test_a_history_of_the_request_does_not_become_that_of_the_user(caching: Engine, counted: Measurements) -> None:
+    own = by_vector(caching, user=5, history=[70, 80])
+    stored = by_vector(caching, user=5)
+    assert stored != own
+    assert stored == by_vector(caching, user=5)
+    assert by_vector(caching, user=5, history=[70, 80]) == own
+    assert sources(counted) == (2, 2)
+
+
+def test_another_bundle_finds_nothing_of_the_one_before_in_the_cache(
+    caching: Engine, counted: Measurements, toy_bundles: Path
+) -> None:
+    before = by_vector(caching, user=2)
+    caching.switch(load(current(toy_bundles)))
+    assert by_vector(caching, user=2) == before
+    assert sources(counted) == (0, 2)
 
 
 def test_an_event_of_an_unknown_item_is_recorded_and_changes_nothing(engine: Engine) -> None:
