@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from recsys.bundle.publish import current
+from recsys.errors import BundleError
+from services.cli.bench import app
+
 QUICK = ["--runs", "3", "--rounds", "2", "--length", "5", "--json"]
 
 
