@@ -22,6 +22,8 @@ from recsys.evaluate.ceiling import CEILING, ceiling, has_truth
 from recsys.evaluate.cold_items import cold_items
 from recsys.evaluate.examples import Example, examples
 from recsys.evaluate.funnel import Funnel, trace
+from recsys.evaluate.interest_study import interest_study
+from recsys.evaluate.many_tastes import many_tastes
 from recsys.evaluate.protocols import require_held_out, require_same_cut
 from recsys.evaluate.ranking import eligible_count, rank_channel, rank_lists, rank_yardstick
 from recsys.evaluate.real_time import real_time
@@ -51,12 +53,14 @@ class EvaluationConfig(Config):
         baselines: whether to fit the yardsticks that the bundle does not serve itself.
         threads: for what runs threads of its own.
         latency_users: users asked one by one for the latencies.
+        single_vector: the channel that one with several interests a user is compared with, where the bundle has both.
     """
 
     max_events: int = Field(default=100_000, ge=0)
     baselines: bool = True
     threads: int = Field(default=1, ge=1)
     latency_users: int = Field(default=200, ge=1)
+    single_vector: str = "two_tower"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +158,7 @@ def evaluate_protocol(
     progress.start(f"{protocol}: funnel", len(events))
     funnel = trace(bundle.cascade, events, len(bundle.catalogue), attributes, progress.advance)
     clock.lap("funnel")
-    studies = _studies(bundle, divided, events, attributes, progress)
+    studies = _studies(bundle, dataset, divided, events, results, config, progress)
     clock.lap("studies")
     best = leader(results)
     served = [result for result in results if result.contestant.served]
@@ -267,13 +271,25 @@ def _add_ceiling(
 
 
 def _studies(
-    bundle: Bundle, divided: Split, events: EvaluationSet, attributes: pl.DataFrame, progress: Progress
+    bundle: Bundle,
+    dataset: Dataset,
+    divided: Split,
+    events: EvaluationSet,
+    results: Sequence[ModelResult],
+    config: EvaluationConfig,
+    progress: Progress,
 ) -> list[Study]:
     """The questions of their own, in the order of the report."""
-    return [
-        real_time(bundle.channels, events, len(bundle.catalogue), attributes, progress),
-        cold_items(bundle.channels, divided, bundle.catalogue, attributes, progress),
-    ]
+    channels, catalogue, attributes = bundle.channels, bundle.catalogue, dataset.users()
+    studies: list[Study] = [real_time(channels, events, len(catalogue), attributes, progress)]
+    interests = interest_study(channels, events, catalogue, attributes, progress)
+    if interests is not None:
+        studies.append(interests)
+        ranks = {result.name: result.contestant.ranking.ranks for result in results}
+        pairs = [(name, config.single_vector) for name in interests.channels if config.single_vector in channels]
+        studies += [many_tastes(pair, ranks, events, catalogue, dataset) for pair in pairs]
+    studies.append(cold_items(channels, divided, catalogue, attributes, progress))
+    return studies
 
 
 def _for_slices(results: Sequence[ModelResult], served: Sequence[ModelResult]) -> list[ModelResult]:

@@ -35,6 +35,7 @@ def evaluate(
     out: Path = typer.Option(..., help="Gets report.html and report.json."),
     max_events: int = typer.Option(100_000, min=0, help="Test events; of more, those of random users. 0 = all."),
     no_baselines: bool = typer.Option(False, "--no-baselines", help="Leave out yardsticks that are not served."),
+    single_vector: str = typer.Option("two_tower", help="Whom a channel with several interests is compared with."),
     threads: int = typer.Option(0, min=0, help="For what runs threads of its own; 0 = all cores."),
 ) -> None:
     """Measure a bundle: full catalogue, ties against it, beside tuned yardsticks, with intervals."""
@@ -61,7 +62,10 @@ def evaluate(
             out,
             asked=asked,
             config=EvaluationConfig(
-                max_events=max_events, baselines=not no_baselines, threads=threads or os.cpu_count() or 1
+                max_events=max_events,
+                baselines=not no_baselines,
+                threads=threads or os.cpu_count() or 1,
+                single_vector=single_vector,
             ),
             sections={name: recipe.sections for name, recipe in RECIPES.items()},
             progress=progress,
