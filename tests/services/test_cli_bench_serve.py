@@ -10,26 +10,39 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from recsys.errors import MissingPartError, RecsysError
+from recsys.bundle.bundle import Bundle
+from recsys.errors import MissingPartError, RecsysError, UsageError
+from recsys.retrieval.channel import Channel
+from recsys.retrieval.interests_channel import InterestsChannel
+from recsys.retrieval.vector_channel import VectorChannel
 from recsys.types import RaggedRows, Users
 from services.cli.bench import h2load
-from services.cli.bench.synthetic import CHANNEL, SyntheticShape, write_synthetic_bundle
+from services.cli.bench.serve import towers_named
+from services.cli.bench.synthetic import CHANNELS, SyntheticShape, Tower, write_synthetic_bundle
 from services.cli.main import app
 from services.rpc.bundles import load
 
 
-@pytest.mark.parametrize("tower", ["mean", "attention"])
-def test_a_synthetic_bundle_serves_and_its_users_find_items_like_their_own(tmp_path: Path, tower: str) -> None:
-    shape = SyntheticShape(items=2_000, dim=16, tower=tower)  # type: ignore[arg-type]
-    path, report = write_synthetic_bundle(tmp_path / "bundles", tmp_path / "work", shape)
-    assert report.recall_at_100 >= 0.99
+@pytest.mark.parametrize("towers", [("mean",), ("attention", "mind")], ids=str)
+def test_a_synthetic_bundle_serves_and_its_users_find_items_like_their_own(
+    tmp_path: Path, towers: tuple[Tower, ...]
+) -> None:
+    shape = SyntheticShape(items=2_000, dim=16, towers=towers)
+    path, reports = write_synthetic_bundle(tmp_path / "bundles", tmp_path / "work", shape)
+    assert list(reports) == [CHANNELS[tower] for tower in towers]
     bundle = load(path)
-    channel = bundle.channels[CHANNEL]
+    for name, report in reports.items():
+        assert report.recall_at_100 >= 0.99
+        finds_items_like_their_own(bundle, bundle.channels[name])
+
+
+def finds_items_like_their_own(bundle: Bundle, channel: Channel) -> None:
     (user_id, state), *_ = bundle.users
     history = RaggedRows.of([bundle.catalogue.rows_of(state.history_ids)])
     known = Users(np.array([user_id]), np.array([True]), {"country": ["1"]}, history, RaggedRows.empty(1))
     found, _ = channel.recall(known, 50).of(0)
-    vectors = channel.index.vectors()  # type: ignore[attr-defined]
+    assert isinstance(channel, VectorChannel | InterestsChannel)
+    vectors = channel.index.vectors()
     to_history = (vectors[found] @ vectors[history[0]].T).max(axis=1).mean()
     to_anything = (vectors[found] @ vectors[::40].T).max(axis=1).mean()
     assert to_history > to_anything
@@ -52,6 +65,16 @@ def test_a_server_that_is_not_there_is_an_error_and_no_figure() -> None:
         h2load.run("127.0.0.1:1", "/a.B/C", [b""], seconds=1)
 
 
+@pytest.mark.parametrize("text", ["max", "mean,attention", "mind,mind", ""])
+def test_towers_that_there_are_not_or_that_share_a_channel_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--tower {text}: must be mean or attention"):
+        towers_named(text)
+
+
+def test_both_towers_are_attention_and_mind() -> None:
+    assert towers_named("both") == towers_named("mind, attention") == ("attention", "mind")
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark_in_small(toy_bundles: Path, tmp_path: Path) -> None:
     if shutil.which("h2load") is None:
@@ -66,4 +89,7 @@ def test_the_whole_benchmark_in_small(toy_bundles: Path, tmp_path: Path) -> None
     assert 0 < figures["ratio_to_echo"] < 1.5
     assert figures["recall"]["qps"] > figures["half_load"]["qps"] > 0
     assert figures["server_cpu_us_per_call"] > 0
+    assert figures["channels"] == ["two_tower"]
+    assert 0 < figures["hit_rate"] < 1
+    assert figures["users"] <= figures["connections"]
     assert {"parse", "engine", "write", "two_tower.search"} <= set(figures["stages_us"])

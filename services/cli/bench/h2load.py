@@ -16,7 +16,7 @@ import numpy as np
 
 from recsys.errors import MissingPartError, RecsysError
 
-STREAMS: Final = 8
+STREAMS: Final = 4
 """Calls a connection has under way at full load."""
 WARM_UP_SECONDS: Final = 1
 

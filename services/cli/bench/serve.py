@@ -1,4 +1,4 @@
-"""`recsys bench serve`: what a server can take, beside an echo server in the same run."""
+"""`recsys bench serve`: what a server can take, with and without its cache, beside an echo server in the same run."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import os
 import platform
 import shutil
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from services.cli.bench.servers import Place
+    from services.cli.bench.h2load import Load
+    from services.cli.bench.servers import Server, Usage
+    from services.cli.bench.synthetic import Tower
+    from services.cli.bench.traffic import Visitor
 
 ECHO: Final = "/recsys.bench.Echo/Echo"
 RECALL: Final = "/recsys.v1.Retrieval/Recall"
-CONNECTIONS: Final = 16
 BYTES_AN_ITEM: Final = 16
 """Of an answer at least: id, score and channel mask."""
+BOTH: Final = "attention,mind"
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -36,36 +39,58 @@ def bench_serve(
     bundles: Path | None = typer.Option(None, help="Measure this folder's current bundle; none makes a synthetic one."),
     items: int = typer.Option(1_000_000, min=100, help="Items of the synthetic bundle."),
     dim: int = typer.Option(64, min=4, help="Width of its vectors."),
-    tower: str = typer.Option("mean", help="Its user tower: mean or attention."),
-    channels: str = typer.Option("two_tower", help="Channels to ask, separated by commas; empty asks all."),
+    tower: str = typer.Option(
+        "mean", help="Its user towers, separated by commas: mean or attention, mind; both: attention,mind."
+    ),
+    channels: str = typer.Option("", help="Channels to ask, separated by commas; default: those over user towers."),
     k: int = typer.Option(100, help="Items an answer."),
-    workers: int = typer.Option(0, min=0, help="Processes of server and echo alike; 0: one a core."),
+    workers: int = typer.Option(0, min=0, help="Processes of servers and echo alike; 0: one a core."),
     seconds: int = typer.Option(8, min=1, help="Length of each load."),
     runs: int = typer.Option(3, min=1, help="Loads of each kind; figures are medians."),
+    recalls_per_event: int = typer.Option(
+        10, min=0, help="Recalls for every click that is recorded meanwhile; 0: no clicks."
+    ),
     work: Path = typer.Option(Path("runs/bench"), help="Keeps synthetic bundles for the next time."),
     out: Path | None = typer.Option(None, help="Write the figures as JSON."),
 ) -> None:
-    """Recall under full and under half load, against a bare gRPC echo of the same process count."""
-    from recsys.errors import RecsysError
+    """Recall with and without the cache of users' vectors, against a bare gRPC echo of the same process count.
+
+    Users are drawn by Zipf's law, and click while they ask: a click makes the next Recall run the towers again.
+    """
     from recsys.files import write_text
     from services.cli.bench import h2load
-    from services.cli.bench.servers import servers
-    from services.cli.bench.stages import measure_stages
+    from services.cli.bench.servers import echo_server, recall_server
+    from services.cli.bench.stages import asked_channels, interests_per_user, measure_stages
+    from services.cli.bench.traffic import visitors
     from services.rpc.client import recall_message
 
     h2load.require()
     folder = bundles or _synthetic(work, items, dim, tower)
     count = workers or os.cpu_count() or 1
-    asked = [name.strip() for name in channels.split(",") if name.strip()]
-    users = _users(folder)
-    messages = [recall_message(user, k=k, channels=asked) for user in users]
-    with servers(folder, work / "store" / folder.resolve().parent.name, count) as place:
-        smallest = _smallest_answer(place.server, users, asked, k)
-        figures = _measure(place, messages, seconds, runs)
-    found = figures["recall"]["bytes_per_answer"]
-    if found < smallest:
-        raise RecsysError(f"answers under load have {found:.0f} bytes, good ones at least {smallest}: they were errors")
-    figures |= {"stages_us": measure_stages(folder, asked, k), "machine": _machine(count), "k": k, "channels": asked}
+    asked = asked_channels(folder, [name.strip() for name in channels.split(",") if name.strip()])
+    people = visitors(folder)
+    messages = [recall_message(one.user, k=k, channels=asked) for one in people]
+    store = work / "store" / folder.resolve().parent.name
+    with (
+        echo_server(count) as echo,
+        recall_server(folder, store / "without", count, "--user-cache-mb", "0") as without,
+        recall_server(folder, store / "with", count) as cached,
+    ):
+        places = _Places(echo, without, cached)
+        smallest = min(_smallest_answer(server, people, asked, k) for server in (without, cached))
+        figures = _measure(places, people, messages, seconds, runs, recalls_per_event)
+    for name in ("recall", "cached"):
+        _refuse_errors(figures[name]["bytes_per_answer"], smallest)
+    figures |= {
+        "interests_per_user": interests_per_user(folder, asked, [one.user for one in people]),
+        "stages_us": measure_stages(folder, asked, k),
+        "machine": _machine(count),
+        "k": k,
+        "channels": asked,
+        "connections": len(people),
+        "users": len({one.user for one in people}),
+        "recalls_per_event": recalls_per_event,
+    }
     _show(figures)
     if out is not None:
         write_text(out, json.dumps(figures, indent=2) + "\n")
@@ -73,69 +98,102 @@ def bench_serve(
 
 def _synthetic(work: Path, items: int, dim: int, tower: str) -> Path:
     """The folder of a synthetic bundle, made when it is not there yet."""
-    from recsys.errors import UsageError
     from services.cli.bench.synthetic import SyntheticShape, write_synthetic_bundle
 
-    if tower not in ("mean", "attention"):
-        raise UsageError(f"--tower {tower}: must be mean or attention")
-    kind: Literal["mean", "attention"] = "mean" if tower == "mean" else "attention"
-    shape = SyntheticShape(items, dim, kind)
+    shape = SyntheticShape(items, dim, towers_named(tower))
     folder = work / shape.name / "bundles"
     if not (folder / "CURRENT").is_file():
-        console.print(f"making a bundle of {items:,} items × {dim} with the {tower} tower in {folder}")
+        console.print(f"making a bundle of {items:,} items × {dim} with towers {', '.join(shape.towers)} in {folder}")
         scratch = work / shape.name / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
-        _, report = write_synthetic_bundle(folder, scratch, shape)
+        _, reports = write_synthetic_bundle(folder, scratch, shape)
         shutil.rmtree(scratch)
-        found = f"recall@100 {report.recall_at_100:.4f} against exact search on users' vectors"
-        console.print(f"index: {report.kind}, {report.probes} of {report.lists} lists read, {found}")
+        for name, report in reports.items():
+            found = f"recall@100 {report.recall_at_100:.4f} against exact search on users' vectors"
+            console.print(f"{name}: {report.kind}, {report.probes} of {report.lists} lists read, {found}")
     return folder
 
 
-def _users(bundles: Path) -> list[int]:
-    """Users of the bundle who have a history, one for each connection."""
-    from recsys.bundle.manifest import USERS_FOLDER
-    from recsys.bundle.publish import current
-    from recsys.bundle.users import BundleUsers
-    from recsys.errors import PreconditionError
+def towers_named(text: str) -> tuple[Tower, ...]:
+    """The towers that a flag names.
 
-    users = BundleUsers.open(current(bundles) / USERS_FOLDER)
-    lengths = users.history_offsets[1:] - users.history_offsets[:-1]
-    active: list[int] = users.user_ids[lengths > 0].tolist()
-    if not active:
-        raise PreconditionError(f"{bundles}: the bundle has no user with a history to ask for")
-    return active[:: max(1, len(active) // CONNECTIONS)][:CONNECTIONS]
+    Raises:
+        UsageError: for others, or two for one channel.
+    """
+    from recsys.errors import UsageError
+    from services.cli.bench.synthetic import CHANNELS
+
+    wanted = [name.strip() for name in (BOTH if text == "both" else text).split(",")]
+    towers = tuple(tower for tower in CHANNELS if tower in wanted)
+    if len(towers) != len(wanted) or len({CHANNELS[tower] for tower in towers}) != len(wanted):
+        raise UsageError(f"--tower {text}: must be mean or attention, mind, one of the first and mind, or both")
+    return towers
 
 
-def _smallest_answer(server: str, users: list[int], channels: list[str], k: int) -> int:
+def _smallest_answer(server: Server, people: list[Visitor], channels: list[str], k: int) -> int:
     """Bytes that an answer has at least, from answers that a client understood."""
     from services.rpc.client import Client
 
-    with Client(server) as client:
-        counts = [len(client.recall(user, k=k, channels=channels).items.ids) for user in users]
+    with Client(server.address) as client:
+        counts = [len(client.recall(one.user, k=k, channels=channels).items.ids) for one in people]
     return min(counts) * BYTES_AN_ITEM
 
 
-def _measure(place: Place, messages: list[bytes], seconds: int, runs: int) -> dict[str, Any]:
-    """Medians of `runs` rounds, each of echo and Recall at full load and Recall at half of it."""
-    from services.cli.bench import h2load
+def _refuse_errors(found: float, smallest: int) -> None:
+    from recsys.errors import RecsysError
 
-    echo, full, half, cpu = [], [], [], []
+    if found < smallest:
+        raise RecsysError(f"answers under load have {found:.0f} bytes, good ones at least {smallest}: they were errors")
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What is measured side by side: the echo server's HOST:PORT, a server without and one with the cache."""
+
+    echo: str
+    without: Server
+    cached: Server
+
+
+def _measure(
+    places: _Places, people: list[Visitor], messages: list[bytes], seconds: int, runs: int, recalls_per_event: int
+) -> dict[str, Any]:
+    """Medians of `runs` rounds, each of echo, Recall without and with the cache at full load, and at half of it."""
+    from services.cli.bench import h2load
+    from services.cli.bench.traffic import clicks
+
+    echo: list[Load] = []
+    full: list[Load] = []
+    half: list[Load] = []
+    cached: list[Load] = []
+    used: list[Usage] = []
+    used_cached: list[Usage] = []
     for _ in range(runs):
-        echo.append(h2load.run(place.echo, ECHO, messages, seconds=seconds))
-        before = place.usage()
-        full.append(h2load.run(place.server, RECALL, messages, seconds=seconds))
-        cpu.append(place.usage().since(before))
-        half.append(h2load.run(place.server, RECALL, messages, seconds=seconds, rate=full[-1].qps / 2))
-    ceiling, recall, calm = h2load.median(echo), h2load.median(full), h2load.median(half)
+        echo.append(h2load.run(places.echo, ECHO, messages, seconds=seconds))
+        for server, loads, usage in ((places.without, full, used), (places.cached, cached, used_cached)):
+            with clicks(server, people, recalls_per_event):
+                before = server.usage()
+                loads.append(h2load.run(server.address, RECALL, messages, seconds=seconds))
+                usage.append(server.usage().since(before))
+        with clicks(places.without, people, recalls_per_event):
+            rate = full[-1].qps / 2
+            half.append(h2load.run(places.without.address, RECALL, messages, seconds=seconds, rate=rate))
     return {
-        "echo": asdict(ceiling),
-        "recall": asdict(recall),
-        "half_load": asdict(calm),
+        "echo": asdict(h2load.median(echo)),
+        "recall": asdict(h2load.median(full)),
+        "cached": asdict(h2load.median(cached)),
+        "half_load": asdict(h2load.median(half)),
         "ratio_to_echo": statistics.median(mine.qps / bare.qps for mine, bare in zip(full, echo, strict=True)),
-        "server_cpu_us_per_call": statistics.median(used.cpu_us_per_call for used in cpu),
-        "errors": sum(used.errors for used in cpu) + recall.failed,
-        "qps_of_each_run": {"echo": [one.qps for one in echo], "recall": [one.qps for one in full]},
+        "cached_ratio_to_echo": statistics.median(mine.qps / bare.qps for mine, bare in zip(cached, echo, strict=True)),
+        "hit_rate": statistics.median(one.hit_rate for one in used_cached),
+        "server_cpu_us_per_call": statistics.median(one.cpu_us_per_call for one in used),
+        "cached_server_cpu_us_per_call": statistics.median(one.cpu_us_per_call for one in used_cached),
+        "errors": sum(one.errors for one in used + used_cached) + sum(one.failed for one in full + cached),
+        "qps_of_each_run": {
+            "echo": [one.qps for one in echo],
+            "recall": [one.qps for one in full],
+            "cached": [one.qps for one in cached],
+        },
     }
 
 
@@ -163,6 +221,7 @@ def _show(figures: dict[str, Any]) -> None:
         ("echo", "echo, full load"),
         ("recall", "Recall, full load"),
         ("half_load", "Recall, half load"),
+        ("cached", f"Recall with the cache, {figures['hit_rate']:.0%} hits"),
     ):
         load = figures[name]
         table.add_row(title, f"{load['qps']:,.0f}", f"{load['p50_ms']:.1f}", f"{load['p99_ms']:.1f}")
@@ -171,8 +230,16 @@ def _show(figures: dict[str, Any]) -> None:
         f"Recall / echo: {figures['ratio_to_echo']:.1%}; {figures['server_cpu_us_per_call']:.0f} µs of CPU a call"
     )
     console.print(
+        f"with the cache: {figures['cached_ratio_to_echo']:.1%}; "
+        f"{figures['cached_server_cpu_us_per_call']:.0f} µs of CPU a call"
+    )
+    console.print(
         "µs of one call: " + ", ".join(f"{name} {micros:.0f}" for name, micros in figures["stages_us"].items())
     )
+    for name, interests in figures["interests_per_user"].items():
+        console.print(f"{name}: {interests:.1f} interests a user")
+    clicks = f"a click every {figures['recalls_per_event']} Recalls" if figures["recalls_per_event"] else "no clicks"
+    console.print(f"{figures['connections']} connections, {figures['users']} users by Zipf's law, {clicks}")
     machine = figures["machine"]
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores, {machine['workers']} workers; {machine['note']}", style="dim"

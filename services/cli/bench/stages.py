@@ -12,8 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from recsys.bundle.bundle import open_bundle
+from recsys.bundle.component import components_below, read_component
 from recsys.bundle.publish import current
+from recsys.bundle.user_batches import users_of
 from recsys.features.online import OnlineEncoder
+from recsys.retrieval.interests_channel import InterestsChannel
 from recsys.retrieval.vector_channel import VectorChannel
 from recsys.stores.memory import MemoryStore
 from recsys.types import Deadline, Users
@@ -28,10 +34,24 @@ _USERS: Final = 200
 _ROUNDS: Final = 3
 
 
+def asked_channels(bundles: Path, names: Sequence[str]) -> list[str]:
+    """The channels named; where none is, those of the current bundle that have a user tower."""
+    components = (read_component(folder) for folder in components_below(current(bundles)))
+    return list(names) or [info.name for info in components if info.type in ("vector", "interests")]
+
+
+def interests_per_user(bundles: Path, channels: Sequence[str], users: Sequence[int]) -> dict[str, float]:
+    """Mean number of interests that are searched for these users, by channel of interests."""
+    bundle = open_bundle(current(bundles), verify=False)
+    batch = users_of(bundle, np.array(users, np.int64))
+    asked = [bundle.channels[name] for name in channels]
+    return {c.name: float(c.interests(batch)[1].mean()) for c in asked if isinstance(c, InterestsChannel)}
+
+
 def measure_stages(bundles: Path, channels: Sequence[str], k: int) -> dict[str, float]:
     """Median microseconds of each part of a Recall over some users; the store is in memory.
 
-    For vector channels also of their parts: encode, tower (encoding included) and search.
+    For channels over user towers also of their parts: encode, tower (encoding included) and search.
     """
     return asyncio.run(_measure(bundles, channels, k))
 
@@ -54,18 +74,20 @@ async def _measure(bundles: Path, channels: Sequence[str], k: int) -> dict[str, 
         person = person_of(bundle, query, await store.read(user), ())
         for name in channels or tuple(bundle.channels):
             channel = bundle.channels[name]
-            if isinstance(channel, VectorChannel):
-                _vector_parts(watch, channel, bundle.encoder, person.users, k)
+            if isinstance(channel, VectorChannel | InterestsChannel):
+                _parts(watch, channel, bundle.encoder, person.users, k)
     return watch.medians()
 
 
-def _vector_parts(watch: _Stopwatch, channel: VectorChannel, encoder: OnlineEncoder, users: Users, k: int) -> None:
+def _parts(
+    watch: _Stopwatch, channel: VectorChannel | InterestsChannel, encoder: OnlineEncoder, users: Users, k: int
+) -> None:
     with watch.on(f"{channel.name}.encode"):
         encoder.encode_users(users, trim=True)
     with watch.on(f"{channel.name}.encode+tower"):
-        vectors = channel.user_vectors(users)
-    with watch.on(f"{channel.name}.search"):
-        channel.index.search_as_queries(vectors, k, None, users.excluded)
+        channel.user_vectors(users)
+    with watch.on(f"{channel.name}.search"):  # of vectors that the channel still holds
+        channel.recall(users, k)
 
 
 class _Stopwatch:

@@ -1,4 +1,4 @@
-"""A bundle of any size for benchmarks: the real two-tower and its real export, with weights made up instead of trained.
+"""A bundle of any size for benchmarks: real towers and their real exports, with weights made up instead of trained.
 
 Items lie in clusters, as trained ones do, and a user's history comes from a few of them; the index is
 tuned to its recall on vectors of such users, as training would.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -22,19 +22,31 @@ from recsys.columns import ITEM_ID, USER_ID
 from recsys.data.catalogue import Catalogue
 from recsys.data.interactions import Interactions
 from recsys.errors import MissingPartError
-from recsys.features.definition import CategoricalFeature, FeatureDefinition, HistoryFeature, IdFeature
+from recsys.features.definition import (
+    HISTORY,
+    HISTORY_AGE,
+    CategoricalFeature,
+    FeatureDefinition,
+    HistoryFeature,
+    IdFeature,
+)
 from recsys.features.feature_set import FeatureSet
 from recsys.features.online import OnlineEncoder
 from recsys.index.config import IndexConfig, IndexReport
 from recsys.index.vector_index import VectorIndex
-from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
+from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER, open_session
 from recsys.retrieval.vector_channel import INDEX
-from recsys.types import Floats, offsets_of
+from recsys.testing.towers import write_capsule_tower
+from recsys.types import Floats, RaggedRows, Users, offsets_of
 
 if TYPE_CHECKING:
     from recsys.models.two_tower import TwoTower
 
-CHANNEL: Final = "two_tower"
+Tower: TypeAlias = Literal["mean", "attention", "mind"]
+
+CHANNELS: Final[dict[Tower, str]] = {"mean": "two_tower", "attention": "two_tower", "mind": "mind"}
+"""What the channel over a tower is called."""
+INTERESTS: Final = 4
 HISTORY_LENGTH: Final = 200
 USERS: Final = 2_000
 _ITEMS_A_CLUSTER: Final = 250
@@ -48,20 +60,20 @@ _TUNED_ON: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class SyntheticShape:
-    """What to make: items, width of the vectors, how the user tower encodes the history."""
+    """What to make: items, width of the vectors, the user towers, of which each has a channel and an index."""
 
     items: int
     dim: int
-    tower: Literal["mean", "attention"]
+    towers: tuple[Tower, ...]
     seed: int = 0
 
     @property
     def name(self) -> str:
         """Names the folder it is kept in."""
-        return f"{self.items}x{self.dim}-{self.tower}"
+        return f"{self.items}x{self.dim}-{'-'.join(self.towers)}"
 
 
-def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> tuple[Path, IndexReport]:
+def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> tuple[Path, dict[str, IndexReport]]:
     """Makes and publishes the bundle.
 
     Args:
@@ -70,7 +82,7 @@ def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> 
         shape: what to make.
 
     Returns:
-        The bundle's folder and what its index was measured to be.
+        The bundle's folder and what the index of each channel was measured to be.
 
     Raises:
         MissingPartError: torch is not installed.
@@ -85,11 +97,26 @@ def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> 
         _definition(), items=frame, users=users, events=frame.with_columns(pl.lit(1).alias(USER_ID))
     )
     encoder = OnlineEncoder(features, catalogue)
-    report = _write_two_tower(work, shape, features, encoder, _vectors(cluster, shape.dim, rng), interactions)
-    info = ComponentInfo(
-        name=CHANNEL, kind="channel", type="vector", feature_set_hash=features.hash, catalogue_hash=catalogue.hash
-    )
-    component = write_component(work, info)
+    world = _World(features, encoder, _vectors(cluster, shape.dim, rng), interactions)
+    reports, components = {}, []
+    for tower in shape.towers:
+        name = CHANNELS[tower]
+        folder = component_directory(work, name)
+        folder.mkdir(parents=True)
+        queries, vectors = (
+            _write_mind(folder, shape, world) if tower == "mind" else _write_two_tower(folder, shape, tower, world)
+        )
+        index, reports[name] = VectorIndex.build(vectors, IndexConfig(metric="cosine"), queries)
+        index.save(folder / INDEX)
+        info = ComponentInfo(
+            name=name,
+            kind="channel",
+            type="interests" if tower == "mind" else "vector",
+            feature_set_hash=features.hash,
+            catalogue_hash=catalogue.hash,
+            options={"interests": INTERESTS} if tower == "mind" else {},
+        )
+        components.append(write_component(work, info))
 
     def write_content(folder: Path) -> None:
         catalogue.save(folder)
@@ -106,9 +133,25 @@ def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> 
         split=SplitReference(holdout="none"),
         files={},
     )
-    path = assemble(bundles, manifest, [component], write_content)
+    path = assemble(bundles, manifest, components, write_content)
     publish(bundles, path.name)
-    return path, report
+    return path, reports
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _World:
+    """What the towers are made over: items with their vectors, and users with their histories."""
+
+    features: FeatureSet
+    encoder: OnlineEncoder
+    vectors: Floats
+    interactions: Interactions
+
+    def some_users(self) -> Users:
+        """Those on whom the indexes are tuned."""
+        ids = self.interactions.user_ids[:_TUNED_ON]
+        history = RaggedRows.of([self.interactions.of(user) for user in range(len(ids))])
+        return Users(ids, np.ones(len(ids), np.bool_), {"country": (ids % 20).tolist()}, history, history)
 
 
 def _definition() -> FeatureDefinition:
@@ -142,67 +185,51 @@ def _histories(cluster: np.ndarray[tuple[int], np.dtype[np.int64]], rng: np.rand
     return Interactions(np.arange(1, USERS + 1), offsets, rows, times)
 
 
-def _write_two_tower(
-    work: Path,
-    shape: SyntheticShape,
-    features: FeatureSet,
-    encoder: OnlineEncoder,
-    vectors: Floats,
-    interactions: Interactions,
-) -> IndexReport:
+def _write_two_tower(folder: Path, shape: SyntheticShape, tower: Tower, world: _World) -> tuple[Floats, Floats]:
+    """Writes the tower's files; vectors of some users and of all items."""
     try:
-        from recsys.train.export import export_user_tower, item_vectors, write_history_vectors
+        from recsys.train.export import export_user_tower, item_vectors, user_vectors, write_history_vectors
     except ModuleNotFoundError as error:
         raise MissingPartError(
             f"a synthetic bundle needs {error.name}: pip install 'recsys[train]', or give --bundles"
         ) from None
-    model = _untrained(shape, features, encoder, vectors)
-    directory = component_directory(work, CHANNEL)
-    directory.mkdir(parents=True)
-    export_user_tower(model, directory / TOWER)
-    write_history_vectors(model, directory / HISTORY_VECTORS)
-    index, report = VectorIndex.build(
-        item_vectors(model), IndexConfig(metric="cosine"), _queries(model, encoder, interactions)
-    )
-    index.save(directory / INDEX)
-    return report
+    model = _untrained(shape, tower, world)
+    export_user_tower(model, folder / TOWER)
+    write_history_vectors(model, folder / HISTORY_VECTORS)
+    return user_vectors(model, world.encoder.encode_users(world.some_users(), trim=True)), item_vectors(model)
 
 
-def _untrained(shape: SyntheticShape, features: FeatureSet, encoder: OnlineEncoder, vectors: Floats) -> TwoTower:
+def _write_mind(folder: Path, shape: SyntheticShape, world: _World) -> tuple[Floats, Floats]:
+    """Writes the tower's files; interests of some users and vectors of all items."""
+    write_capsule_tower(folder / TOWER, shape.dim, INTERESTS, history_length=HISTORY_LENGTH, seed=shape.seed)
+    table = np.zeros((int(world.encoder.item_index.max()) + 1, shape.dim), np.float32)
+    table[world.encoder.item_index] = world.vectors
+    np.save(folder / HISTORY_VECTORS, table, allow_pickle=False)
+    encoded = world.encoder.encode_users(world.some_users(), trim=True)
+    feed = {"history_vectors": table[encoded[HISTORY]], "history_age": encoded[HISTORY_AGE].astype(np.int64)}
+    interests: Floats = open_session(folder / TOWER).run(["user_vectors"], feed)[0]
+    return interests.reshape(-1, shape.dim), world.vectors
+
+
+def _untrained(shape: SyntheticShape, tower: Tower, world: _World) -> TwoTower:
     """The recipe's model; the item table holds the given vectors."""
     import torch
 
     from recsys.models.two_tower import TwoTower, TwoTowerShape
 
+    features, index = world.features, world.encoder.item_index
     assert features.history is not None
     torch.manual_seed(shape.seed)
     towers = TwoTowerShape(
         item_codes=features.history.cardinality,
         user_fields=tuple(field for field in features.fields("user") if field.kind == "categorical"),
         dim=shape.dim,
-        history=shape.tower,
+        history="mean" if tower == "mean" else "attention",
         history_length=HISTORY_LENGTH,
         similarity="cosine",
     )
-    model = TwoTower(towers, torch.from_numpy(encoder.item_index), {})
+    model = TwoTower(towers, torch.from_numpy(index), {})
     assert model.items.table is not None
     with torch.no_grad():
-        model.items.table.weight[torch.from_numpy(encoder.item_index).long()] = torch.from_numpy(_LENGTH * vectors)
+        model.items.table.weight[torch.from_numpy(index).long()] = torch.from_numpy(_LENGTH * world.vectors)
     return model.eval()
-
-
-def _queries(model: TwoTower, encoder: OnlineEncoder, interactions: Interactions) -> Floats:
-    """Vectors of some users, on which the index is tuned."""
-    from recsys.train.export import user_vectors
-    from recsys.types import RaggedRows, Users
-
-    count = min(_TUNED_ON, len(interactions))
-    history = RaggedRows.of([interactions.of(user) for user in range(count)])
-    users = Users(
-        interactions.user_ids[:count],
-        np.ones(count, np.bool_),
-        {"country": (interactions.user_ids[:count] % 20).tolist()},
-        history,
-        history,
-    )
-    return user_vectors(model, encoder.encode_users(users, trim=True))
