@@ -6,17 +6,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recsys.models.layers.sequence import CausalAttention, MeanPooling
+from recsys.models.layers.attention import CausalMix, Rotation
+from recsys.models.layers.sequence import CausalAttention, MeanPooling, Positions
 
 DIM, LENGTH = 8, 12
 
 
-@pytest.fixture(params=["attention", "mean"])
+ORDERS: dict[str, tuple[Positions, int]] = {
+    "absolute": ("absolute", 0),
+    "rotary": ("rotary", 0),
+    "convolution": ("none", 2),
+    "rotary and convolution": ("rotary", 3),
+}
+
+
+def attention(positions: Positions, convolution: int) -> CausalAttention:
+    return CausalAttention(DIM, LENGTH, blocks=2, heads=2, dropout=0.3, positions=positions, convolution=convolution)
+
+
+@pytest.fixture(params=[*ORDERS, "mean"])
 def encoder(request: pytest.FixtureRequest) -> CausalAttention | MeanPooling:
     torch.manual_seed(0)
-    made: CausalAttention | MeanPooling = MeanPooling(DIM)
-    if request.param == "attention":
-        made = CausalAttention(DIM, LENGTH, blocks=2, heads=2, dropout=0.3)
+    made = MeanPooling(DIM) if request.param == "mean" else attention(*ORDERS[request.param])
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.4)
     return made.eval()
@@ -77,6 +88,31 @@ def test_attention_tells_orders_apart_and_the_mean_does_not(encoder: CausalAtten
     swapped = vectors[:, [1, 0, 2, 3]]
     same = torch.allclose(encoder.states(vectors)[0, 4], encoder.states(swapped)[0, 4], atol=1e-4)
     assert same == isinstance(encoder, MeanPooling)
+
+
+def test_rotated_scores_know_only_how_far_apart_two_places_are() -> None:
+    rotation = Rotation(4, 20)
+    query, key = (torch.randn(4).expand(1, 1, 3, 4) for _ in range(2))
+    near = rotation(query) @ rotation(key).transpose(-1, -2)
+    later = rotation(query, first=17) @ rotation(key, first=17).transpose(-1, -2)
+    assert torch.allclose(near, later, atol=1e-5)
+    assert torch.allclose(near[0, 0, 0, 1], near[0, 0, 1, 2], atol=1e-6)
+    assert not torch.allclose(near[0, 0, 0, 0], near[0, 0, 0, 1], atol=1e-3)
+
+
+def test_a_mix_is_the_place_and_the_weighed_ones_before_it() -> None:
+    mix = CausalMix(2, 2)
+    with torch.no_grad():
+        mix.weights.copy_(torch.tensor([[0.5, 0.0], [0.25, 2.0]]))
+    x = torch.tensor([[[1.0, 1.0], [2.0, 3.0], [4.0, 5.0]]])
+    assert mix(x).tolist() == [[[1.0, 1.0], [2.5, 3.0], [5.25, 7.0]]]
+
+
+def test_without_positions_and_mix_the_order_of_what_is_not_newest_is_lost_in_one_block() -> None:
+    encoder = CausalAttention(DIM, LENGTH, blocks=1, heads=2, dropout=0.0, positions="none").eval()
+    vectors = torch.randn(1, 4, DIM)
+    swapped = vectors[:, [1, 0, 2, 3]]
+    assert torch.allclose(encoder.states(vectors)[0, 4], encoder.states(swapped)[0, 4], atol=1e-5)
 
 
 def test_recomputed_blocks_give_the_same_states_and_gradients_with_dropout_on() -> None:

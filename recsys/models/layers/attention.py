@@ -1,0 +1,126 @@
+"""A block of causal self-attention, and two ways to tell places apart: their distance, and what stands just before."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.models.layers.dropout import Dropout
+
+_SLOWEST: Final = 1000.0
+"""Places that the slowest pair of coordinates takes for one radian; histories are some hundred items long."""
+
+
+class CausalMix(nn.Module):
+    """Every place plus what stood up to `taps` places before it, weighed entry by entry.
+
+    A causal depthwise convolution, whose newest tap is the identity; it starts as that alone. What comes next
+    depends on the last few items and their order, of which the mean that attention takes keeps little.
+
+    Args:
+        dim: width d.
+        taps: places looked back at.
+    """
+
+    def __init__(self, dim: int, taps: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(taps, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) → (B, T, d); a place of zeros, as is before the first one, adds nothing to any."""
+        mixed = x
+        for back, weight in enumerate(self.weights, start=1):
+            mixed = mixed + F.pad(x, (0, 0, back, 0))[:, : x.shape[1]] * weight
+        return mixed
+
+
+class Rotation(nn.Module):
+    """Turns pairs of coordinates by an angle that grows with the place, so that products know only distances.
+
+    RoFormer (arXiv 2104.09864, section 3.2), with coordinate i paired with i + width / 2.
+
+    Args:
+        width: of a head; even.
+        length: places T at most.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__()
+        half = width // 2
+        angles = torch.arange(length)[:, None] * _SLOWEST ** -(torch.arange(half) / half)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """(B, heads, T, width) at the places from `first` on → the same, turned."""
+        cos, sin = (table[first : first + x.shape[2]] for table in (self.cos, self.sin))
+        left, right = x.chunk(2, dim=-1)
+        return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    Args:
+        dim, heads: width d and attention heads.
+        dropout: on each residual branch and inside the feed-forward part.
+        widening: inner width of the feed-forward part over d.
+        rotation: of queries and keys; None = none.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, widening: int, rotation: Rotation | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.rotation = rotation
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed_norm = nn.LayerNorm(dim)
+        self.widen = nn.Linear(dim, widening * dim)
+        self.narrow = nn.Linear(widening * dim, dim)
+        self.drop = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) → (B, T, d), causal, no padding before any place that matters."""
+        normed = self.norm(x)
+        query = self._turned(self._split(self.query(normed)))
+        key, value = self._keys_and_values(normed)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.drop(self.out(self._join(attended)))
+        return self._feed_forward(x)
+
+    def masked(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """The last places x (B, Q, d) of a context (B, T, d); mask (…, Q or 1, T) is added to the scores."""
+        key, value = self._keys_and_values(self.norm(context))
+        first = context.shape[1] - x.shape[1]
+        query = self._turned(self._split(self.query(self.norm(x))), first) / math.sqrt(x.shape[-1] // self.heads)
+        weights = torch.softmax(query @ key.transpose(-1, -2) + mask, dim=-1)
+        x = x + self.out(self._join(weights @ value))
+        return self._feed_forward(x)
+
+    def _keys_and_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = self.key_value(normed).chunk(2, dim=-1)
+        return self._turned(self._split(key)), self._split(value)
+
+    def _turned(self, x: Tensor, first: int = 0) -> Tensor:
+        return x if self.rotation is None else self.rotation(x, first)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        inner = self.drop(F.gelu(self.widen(self.feed_norm(x))))
+        out: Tensor = x + self.drop(self.narrow(inner))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        batch, places, dim = x.shape
+        return x.view(batch, places, self.heads, dim // self.heads).transpose(1, 2)
+
+    def _join(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)
