@@ -103,6 +103,35 @@ def bars(rows: Sequence[Bar], title: str, description: str, *, unit: str = "", w
     return _svg(width, height, title, description, parts)
 
 
+def differences(rows: Sequence[Bar], title: str, description: str, *, width: int = _WIDE) -> str:
+    """Points left and right of 0 with their intervals, longest label on the left, values at the right edge."""
+    row, top = 24, 8
+    left = 20 + _CHARACTER * max(len(bar.label) for bar in rows)
+    right = 20 + _CHARACTER * max(len(bar.text) for bar in rows)
+    ends: list[float] = [end for bar in rows for end in (bar.value, *(bar.interval or ()))]
+    step = ticks(max(map(abs, ends)))[1]
+    first = math.floor(min(0.0, *ends) / step)
+    last = max(math.ceil(max(0.0, *ends) / step), first + 1)
+    bottom = top + row * len(rows)
+
+    unit = (width - left - right) / (last - first)
+
+    def x(value: float) -> float:
+        return left + unit * (value / step - first)
+
+    marks = [round(step * i, 12) for i in range(first, last + 1)]
+    parts = [_grid_x(x(mark), top, bottom, _number(mark)) for mark in marks]
+    parts.append(f'<path class="axis" d="M{x(0.0):.1f} {top}V{bottom}"/>')
+    for i, bar in enumerate(rows):
+        middle = top + row * (i + 0.5)
+        parts.append(_text(left - 8, middle + 4, bar.label, "label end"))
+        if bar.interval:
+            parts.append(_path([(x(end), middle) for end in bar.interval], bar.kind))
+        parts.append(_dot((x(bar.value), middle), bar.kind))
+        parts.append(_text(width - 4, middle + 4, bar.text, "value end"))
+    return _svg(width, bottom + 30, title, description, parts)
+
+
 def curves(
     xs: Sequence[float],
     lines: Sequence[Line],
@@ -252,4 +281,4 @@ def _leader(start: tuple[float, float], end: tuple[float, float], kind: str) -> 
 
 
 def _number(value: float) -> str:
-    return f"{value:,.10g}"
+    return f"{value:,.10g}".replace("-", "−")

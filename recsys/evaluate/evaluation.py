@@ -101,6 +101,7 @@ class ProtocolResult:
         """The protocol's entry in report.json."""
         return {
             "models": {result.name: result.as_json() for result in self.results},
+            "leads": {result.name: result.leads_as_json() for result in self.results if result.leads},
             "cascade": [stage.as_json() for stage in self.funnel.stages],
             "lists": {result.name: dict(result.lists) for result in self.results},
             "skipped": dict(self.skipped),

@@ -107,7 +107,7 @@ class InterestStudy:
         )
         caption = (
             f"{name}. Later interests: all but the first of each user; their share of the places of the lists, and of "
-            f"the hits among {LENGTH}. When the second is near the first, they find what they are asked for."
+            f"the hits among {LENGTH}: alike where their places are worth as much as those of the first."
         )
         figures = [("How many interests users have", _numbers(found)), ("How many of them matter", _effective(found))]
         return [pair(figures), Table(columns, rows, caption), *(Html(_example(one)) for one in found.examples)]

@@ -16,6 +16,7 @@ from recsys.bundle.manifest import Manifest
 from recsys.data.dataset import Dataset
 from recsys.errors import MissingPartError
 from recsys.evaluate import views
+from recsys.evaluate.baselines import title_of
 from recsys.evaluate.evaluation import (
     EvaluationConfig,
     ProtocolResult,
@@ -24,6 +25,7 @@ from recsys.evaluate.evaluation import (
     leader,
 )
 from recsys.evaluate.latency import Latency, latencies
+from recsys.evaluate.leads import leads_section
 from recsys.evaluate.markup import block_html, percent
 from recsys.evaluate.protocols import PROTOCOL_TITLES
 from recsys.evaluate.provenance import Provenance, peak_memory_mib
@@ -179,6 +181,7 @@ def _protocol(result: ProtocolResult) -> list[Section]:
         Section("", _description(result)),
         views.metrics_section(result.results, result.skipped),
         views.comparison_section(result.results),
+        leads_section(result.results),
         views.curve_section(result.results),
         views.funnel_section(result.funnel),
         views.slices_section(result.slices, result.results),
@@ -220,7 +223,7 @@ def _card(result: ProtocolResult) -> dict[str, str]:
     if yardstick is not None and lead is not None:
         way = "points above" if lead[0] >= 0 else "points below"
         sure = "" if lead[1][0] > 0 or lead[1][1] < 0 else "; the difference could be chance"
-        name = views.title_of(yardstick.name)
+        name = title_of(yardstick.name)
         against = (
             f"{abs(100 * lead[0]):.1f} {way} the best yardstick, {name} ({percent(yardstick.metrics['hr@10'])}){sure}."
         )
@@ -229,7 +232,7 @@ def _card(result: ProtocolResult) -> dict[str, str]:
         "figure": percent(best.metrics["hr@10"]),
         "interval": f"{100 * low:.1f} – {100 * high:.1f}",
         "text": f"of {len(result.events):,} test events have the next item among the first ten of "
-        f"{views.title_of(best.name)}.",
+        f"{title_of(best.name)}.",
         "against": against,
     }
 

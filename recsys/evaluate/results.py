@@ -22,6 +22,8 @@ from recsys.evaluate.ranking import Ranking, eligible_count
 from recsys.types import Bools
 
 Interval: TypeAlias = tuple[float, float]
+Leads: TypeAlias = Mapping[str, tuple[float, Interval]]
+"""Measure → (difference of two models, its paired 95 % interval)."""
 Kind: TypeAlias = Literal["channel", "cascade", "baseline", "ceiling"]
 
 NEW_SHARE = 0.1
@@ -83,7 +85,8 @@ class ModelResult:
     Attributes:
         metrics: means over test events, and coverage@100, under the names of report.json.
         intervals: 95 % interval of each mean.
-        lead: measure → (difference to the best yardstick, its paired 95 % interval); only of what the bundle brings.
+        leads: yardstick → its leads over it; only of what the bundle brings.
+        best_yardstick: the one with the best NDCG@10 of all; None without any.
         lists: how the recommended items lie: popularity percentile, Gini, share of new items (None without times).
     """
 
@@ -91,8 +94,14 @@ class ModelResult:
     n: int
     metrics: Mapping[str, float]
     intervals: Mapping[str, Interval]
-    lead: Mapping[str, tuple[float, Interval]]
+    leads: Mapping[str, Leads]
+    best_yardstick: str | None
     lists: Mapping[str, float | None]
+
+    @property
+    def lead(self) -> Leads:
+        """Over the best yardstick; nothing for what is none of the bundle's own."""
+        return self.leads.get(self.best_yardstick or "", {})
 
     @property
     def name(self) -> str:
@@ -105,6 +114,13 @@ class ModelResult:
             "n": self.n,
             **{name: round(value, 6) for name, value in self.metrics.items()},
             "ci95": {name: [round(low, 6), round(high, 6)] for name, (low, high) in self.intervals.items()},
+        }
+
+    def leads_as_json(self) -> dict[str, Any]:
+        """Of report.json: yardstick → measure → [difference, low, high]."""
+        return {
+            yardstick: {name: [round(of, 6) for of in (lead, *interval)] for name, (lead, interval) in leads.items()}
+            for yardstick, leads in self.leads.items()
         }
 
 
@@ -134,50 +150,44 @@ class ItemFacts:
 
 
 def measure(contestants: Sequence[Contestant], events: EvaluationSet, facts: ItemFacts) -> list[ModelResult]:
-    """Means, intervals and paired leads of every contestant, under the same resamples of users.
-
-    The yardstick that leads are taken over is the one with the best NDCG@10.
-    """
+    """Means, intervals and paired leads of every contestant, under the same resamples of users."""
     names = list(EVENT_METRICS)
-    columns = (metric(one.ranking.ranks) for one in contestants for metric in EVENT_METRICS.values())
-    resampled = bootstrap(columns, events.user)
-    yardstick = _best_yardstick(contestants, resampled, names)
-    return [_result(i, one, resampled, names, yardstick, events, facts) for i, one in enumerate(contestants)]
-
-
-def _best_yardstick(contestants: Sequence[Contestant], resampled: Resampled, names: list[str]) -> int | None:
-    yardsticks = [i for i, one in enumerate(contestants) if one.kind == "baseline"]
-    at = names.index("ndcg@10")
-    return max(yardsticks, key=lambda i: float(resampled.means[i * len(names) + at]), default=None)
-
-
-def _result(
-    i: int,
-    one: Contestant,
-    resampled: Resampled,
-    names: list[str],
-    yardstick: int | None,
-    events: EvaluationSet,
-    facts: ItemFacts,
-) -> ModelResult:
-    at = {name: i * len(names) + j for j, name in enumerate(names)}
-    metrics = {name: float(resampled.means[column]) for name, column in at.items()}
-    recommended, items = one.ranking.recommended, len(one.ranking.recommended)
-    metrics["coverage@100"] = coverage(recommended, eligible_count(events, items))
-    lead = {}
-    if yardstick is not None and one.is_ours:
-        for name, column in at.items():
-            other = yardstick * len(names) + names.index(name)
-            difference = float(resampled.means[column] - resampled.means[other])
-            lead[name] = (difference, resampled.difference(column, other))
-    return ModelResult(
-        contestant=one,
-        n=len(events),
-        metrics=metrics,
-        intervals={name: resampled.interval(column) for name, column in at.items()},
-        lead=lead,
-        lists=_lists(recommended, events, facts),
+    resampled = bootstrap(
+        (metric(one.ranking.ranks) for one in contestants for metric in EVENT_METRICS.values()), events.user
     )
+    columns = [{name: i * len(names) + j for j, name in enumerate(names)} for i in range(len(contestants))]
+    yardsticks = {one.name: of for one, of in zip(contestants, columns, strict=True) if one.kind == "baseline"}
+    best = max(yardsticks, key=lambda name: float(resampled.means[yardsticks[name]["ndcg@10"]]), default=None)
+    return [
+        ModelResult(
+            contestant=one,
+            n=len(events),
+            metrics=_means(one, of, resampled, events),
+            intervals={name: resampled.interval(column) for name, column in of.items()},
+            leads={name: _leads(of, other, resampled) for name, other in yardsticks.items() if one.is_ours},
+            best_yardstick=best,
+            lists=_lists(one.ranking.recommended, events, facts),
+        )
+        for one, of in zip(contestants, columns, strict=True)
+    ]
+
+
+def _means(
+    one: Contestant, columns: Mapping[str, int], resampled: Resampled, events: EvaluationSet
+) -> dict[str, float]:
+    recommended = one.ranking.recommended
+    covered = coverage(recommended, eligible_count(events, len(recommended)))
+    return {**{name: float(resampled.means[column]) for name, column in columns.items()}, "coverage@100": covered}
+
+
+def _leads(columns: Mapping[str, int], others: Mapping[str, int], resampled: Resampled) -> Leads:
+    return {
+        name: (
+            float(resampled.means[column] - resampled.means[others[name]]),
+            resampled.difference(column, others[name]),
+        )
+        for name, column in columns.items()
+    }
 
 
 def _lists(recommended: NDArray[np.int64], events: EvaluationSet, facts: ItemFacts) -> dict[str, float | None]:

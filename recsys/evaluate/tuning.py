@@ -41,23 +41,22 @@ def tune(baseline: Baseline, data: FitData, validation: EvaluationSet) -> Tuned:
     Raises:
         MissingPartError: when the yardstick's package is not installed.
     """
-    grid = baseline.settings(data)
-    best, best_model, best_value, seconds = grid[0], None, -1.0, 0.0
-    for settings in grid:
+    best, best_model, best_value, seconds = baseline.grid[0], None, -1.0, 0.0
+    for settings in baseline.grid:
         started = time.perf_counter()
         model = baseline.fit(data, settings)
         seconds += time.perf_counter() - started
         value = 0.0
-        if len(grid) > 1:
+        if len(baseline.grid) > 1:
             value = float(ndcg(rank_yardstick(model, validation, data.items).ranks, 10).mean())
         if value > best_value:
             best, best_model, best_value = settings, model, value
     assert best_model is not None
-    return Tuned(best_model, _note(best, len(grid), best_value), seconds)
+    return Tuned(best_model, _note(baseline, best, best_value), seconds)
 
 
-def _note(best: Settings, tried: int, value: float) -> str:
+def _note(baseline: Baseline, best: Settings, value: float) -> str:
     chosen = ", ".join(f"{name} {setting:g}" for name, setting in best.items())
-    if tried == 1:
+    if len(baseline.grid) == 1:
         return chosen
-    return f"{chosen}: best of {tried} by validation NDCG@10 ({value:.4f})"
+    return f"{chosen}: best of {len(baseline.grid)} by validation NDCG@10 ({value:.4f})"

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from recsys.evaluate import charts
-from recsys.evaluate.baselines import BASELINES
+from recsys.evaluate.baselines import title_of
 from recsys.evaluate.examples import Example, Shown
 from recsys.evaluate.funnel import FINAL, Ablation, Funnel, FunnelStage
 from recsys.evaluate.latency import LENGTH, Latency
@@ -18,7 +18,6 @@ from recsys.evaluate.metrics import DEPTH, recall_curve
 from recsys.evaluate.results import ModelResult, Slice
 from recsys.evaluate.section import Block, Figure, Html, Section, Table
 
-_TITLES: Final[Mapping[str, str]] = {baseline.name: baseline.title for baseline in BASELINES}
 _COLUMNS: Final = ("hr@10", "ndcg@10", "recall@50", "recall@100", "recall@500", "mrr")
 _HEADINGS: Final = ("HR@10", "NDCG@10", "Recall@50", "Recall@100", "Recall@500", "MRR", "Coverage@100")
 _LINES: Final = 6
@@ -26,11 +25,6 @@ _CEILING_NOTE: Final = (
     " Ceiling: the data were simulated, and this row ranks by the true odds p_show · p_click of being clicked next, "
     "from interests that no model is told. Nothing ranks better on average; how close one can come is not known."
 )
-
-
-def title_of(name: str) -> str:
-    """What the report calls a model."""
-    return _TITLES.get(name, name)
 
 
 def ordered(results: Sequence[ModelResult]) -> list[ModelResult]:

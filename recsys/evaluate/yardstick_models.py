@@ -107,7 +107,7 @@ class FactorSearch:
     Attributes:
         name: of the yardstick.
         model: a fitted `implicit` AlternatingLeastSquares.
-        index: over its item vectors; exact up to the size where the index of a bundle is.
+        index: exact, over its item vectors.
     """
 
     name: str

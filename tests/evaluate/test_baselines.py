@@ -14,7 +14,7 @@ from recsys.errors import MissingPartError
 from recsys.evaluate.baselines import (
     BASELINES,
     EASE_MAX_ITEMS,
-    TUNED_UP_TO,
+    IALS_MAX_ROWS,
     Baseline,
     FitData,
     Settings,
@@ -156,19 +156,15 @@ def test_ials_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         fit_ials(FitData(interactions([0]), 1, False), {})
 
 
-def test_recent_popularity_is_refused_without_times_and_ease_on_a_large_catalogue() -> None:
+def test_what_data_do_not_allow_is_refused_with_the_reason() -> None:
     named = {baseline.name: baseline for baseline in BASELINES}
     order_only = FitData(interactions([0]), 10, real_times=False)
     large = FitData(interactions([0]), EASE_MAX_ITEMS + 1, real_times=True)
     assert "no times" in str(named["recent_popularity"].refusal(order_only))
     assert "20,001 items" in str(named["ease"].refusal(large))
     assert named["ease"].refusal(order_only) is None
-
-
-def test_one_setting_of_ials_is_tried_where_each_takes_long() -> None:
-    ials = next(baseline for baseline in BASELINES if baseline.name == "ials")
-    assert len(ials.settings(FitData(interactions([0]), 10, False))) == 4
-    assert len(ials.settings(FitData(interactions([0]), TUNED_UP_TO, False))) == 1
+    assert "300,001 users and items" in str(named["ials"].refusal(FitData(interactions([0]), IALS_MAX_ROWS, True)))
+    assert named["ials"].refusal(large) is None
 
 
 def test_settings_are_those_that_are_best_on_validation(last: Split) -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from recsys.evaluate.charts import Bar, Line, bars, categories, curves, nines, ticks
+from recsys.evaluate.charts import Bar, Line, bars, categories, curves, differences, nines, ticks
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,23 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert drawn.count("whisker") == 1
 
 
+@pytest.mark.parametrize("values", [(-0.2, 0.0, 0.1), (0.1, 0.0, 0.2), (-0.1, 0.0, -0.3)])
+def test_differences_stand_on_their_side_of_nothing_as_far_as_they_are_large(values: tuple[float, ...]) -> None:
+    rows = [Bar(f"{value}", value, f"{value}", (value - 0.01, value + 0.01), "line-0") for value in values]
+    root = ElementTree.fromstring(differences(rows, "title", "description"))
+    first, nothing, last = (float(dot.attrib["cx"]) for dot in root.iter("circle"))
+    assert (first - nothing) / values[0] == pytest.approx((last - nothing) / values[2], rel=1e-2)
+    assert (first > nothing) == (values[0] > 0)
+    (axis,) = (part for part in root.iter("path") if part.attrib["class"] == "axis")
+    assert float(re.findall(r"M([\d.]+)", axis.attrib["d"])[0]) == nothing
+
+
 def test_drawings_are_whole_and_escaped() -> None:
     line = Line("a < b & c", [0.1, None, 0.3], "line-0", [(0.0, 0.2), None, (0.2, 0.4)])
     drawings = [
         bars([Bar("a < b & c", 0.2, "<")], "<title>", '"quoted"'),
         curves([1.0, 10.0, 500.0], [line], "title", "description", x_label="k"),
+        differences([Bar("a < b & c", -0.2, "<", (-0.3, -0.1))], "<title>", '"quoted"'),
         categories(["1\nn = 2", "2", "3"], [line], "title", "description", x_label="events"),
     ]
     for drawn in drawings:

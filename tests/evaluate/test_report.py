@@ -79,6 +79,22 @@ def test_yardsticks_are_rows_and_those_that_cannot_be_say_why(toy: Dataset, writ
     assert "--no-baselines" in without["skipped"]["ease"]
 
 
+def test_what_the_bundle_brings_is_compared_with_every_yardstick(toy: Dataset, write_bundle, tmp_path: Path) -> None:
+    report = report_on(write_bundle(toy, "last"), toy, tmp_path, config=EvaluationConfig(latency_users=1))
+    found = report["protocols"]["leave_one_out"]
+    yardsticks = {"popularity", "recent_popularity", "item_knn_cosine", "ease", "ease_recency", "ials"}
+    assert set(found["leads"]) == {"two_tower", "item_knn", "cascade"}
+    assert all(set(leads) == yardsticks for leads in found["leads"].values())
+    for model, leads in found["leads"].items():
+        for yardstick, measures in leads.items():
+            lead, low, high = measures["recall@50"]
+            rows = found["models"]
+            assert lead == pytest.approx(rows[model]["recall@50"] - rows[yardstick]["recall@50"], abs=2e-6)
+            assert low <= lead <= high
+    page = (tmp_path / "report.html").read_text()
+    assert "two_tower over EASE, recency-weighted" in page
+
+
 def test_the_funnel_follows_every_item_to_the_end(toy_report: dict[str, Any]) -> None:
     stages = {stage["stage"]: stage for stage in toy_report["protocols"]["leave_one_out"]["cascade"]}
     assert list(stages) == [
