@@ -31,6 +31,8 @@ from recsys.types import Rows
 
 MOST_EVENTS: Final = 10_000
 """Test events, at most."""
+LEAST_EVENTS: Final = 20
+"""Of fewer nothing is shown: their intervals would say nothing."""
 LENGTHS: Final = (10, 50, 100)
 MEASURES: Final[Mapping[str, Callable[[Ranks], PerEvent]]] = {f"recall@{k}": partial(recall, k=k) for k in LENGTHS}
 
@@ -97,6 +99,8 @@ class ColdItems:
         title = "Cold items: what training has never seen"
         if not self.events:
             return Section(title, "Every item of the test events has a training event, so there is none to look for.")
+        if self.events < LEAST_EVENTS:
+            return Section(title, f"Only {self.events} test events are of items without any training event: too few.")
         intro = (
             f"{self.events:,} test events of {self.users:,} users are of {self.items:,} items without any training "
             f"event. Here all {self.candidates:,} items of the catalogue are candidates, less the user's own. "

@@ -43,6 +43,11 @@ def divided(growing: Dataset) -> Split:
     return split(growing, Catalogue.from_dataset(growing), Holdout.parse("time:0.1"))
 
 
+@pytest.fixture(autouse=True)
+def any_number_of_events_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.evaluate.cold_items.LEAST_EVENTS", 1)
+
+
 def found_by(scores: Floats, divided: Split, catalogue: Catalogue) -> ColdItems:
     channels: dict[str, Channel] = {"static": StaticChannel("static", scores)}
     return cold_items(channels, divided, catalogue, None, Quiet())
@@ -88,6 +93,14 @@ def test_what_is_known_of_cold_items_is_stated(divided: Split, growing: Dataset)
     assert found.chance["recall@50"] == pytest.approx(np.mean([50 / (ITEMS - n) for n in (10, 9, 9)]), abs=0.02)
     assert "50.0 % of them have attributes (colour)" in found.section().intro
     assert found.as_json()["channels"]["static"]["ci95"]["recall@50"] == [0.0, 0.0]
+
+
+def test_too_few_are_counted_but_not_drawn(divided: Split, growing: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.evaluate.cold_items.LEAST_EVENTS", 4)
+    found = found_by(np.zeros(ITEMS, np.float32), divided, Catalogue.from_dataset(growing))
+    assert "Only 3 test events" in found.section().intro
+    assert list(found.section().blocks) == []
+    assert found.as_json()["channels"]["static"]["recall@50"] == 0.0
 
 
 def test_without_cold_items_the_section_says_so(divided: Split, growing: Dataset) -> None:
