@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from recsys.features.feature_set import Field
 from recsys.models.item_tower import ItemShape, ItemTower
 from recsys.models.layers.fields import FieldEmbeddings
+from recsys.models.losses.softmax import Credit
 from recsys.models.sequence_batch import SequenceBatch
 
 _COLDEST: Final = 0.01
@@ -65,9 +66,25 @@ class Retriever(nn.Module, ABC):
     def reads_history(self) -> bool:
         """Whether a user's vectors depend on the history."""
 
+    @property
+    def interests(self) -> int | None:
+        """K; None for one vector a user, without an axis of its own."""
+        return None
+
+    @property
+    def credit(self) -> Credit:
+        """How several vectors share an item's logit in training."""
+        return "logsumexp"
+
     @abstractmethod
-    def user_states(self, history: Tensor, user: Mapping[str, Tensor]) -> Tensor:
-        """Item states of right-padded histories (B, L, d) and user codes → (B, L + 1, [K,] d), after each prefix."""
+    def user_states(self, history: Tensor, user: Mapping[str, Tensor], places: Tensor | None = None) -> Tensor:
+        """Item states of right-padded histories (B, L, d) and user codes → (B, P, [K,] d), after prefixes.
+
+        Args:
+            history: (B, L, d).
+            user: codes of the user attributes.
+            places: (P,) lengths of the prefixes; None = all from 0 to L.
+        """
 
     @abstractmethod
     def newest_user_states(self, vectors: Tensor | None, age: Tensor | None, user: Mapping[str, Tensor]) -> Tensor:
@@ -95,6 +112,10 @@ class Retriever(nn.Module, ABC):
         if self.shape.similarity == "cosine":
             return F.normalize(states, dim=-1)
         return torch.cat([states, torch.ones_like(states[..., :1])], dim=-1)
+
+    def for_targets(self, users: Tensor, positives: Tensor) -> Tensor:
+        """What of the users' vectors (R, [K,] d_out) the loss looks at, given the targets' (R, d_out)."""
+        return users
 
     def user_attributes(self, user: Mapping[str, Tensor]) -> Tensor | None:
         """Codes of the user attributes → (B, F, d); None where there are none."""

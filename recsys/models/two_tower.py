@@ -74,14 +74,15 @@ class TwoTower(Retriever):
         """See `Retriever.reads_history`."""
         return self.history is not None
 
-    def user_states(self, history: Tensor, user: Mapping[str, Tensor]) -> Tensor:
-        """See `Retriever.user_states`: (B, L + 1, d)."""
-        places = history.shape[1] + 1
+    def user_states(self, history: Tensor, user: Mapping[str, Tensor], places: Tensor | None = None) -> Tensor:
+        """See `Retriever.user_states`: (B, P, d)."""
         attributes = self.user_attributes(user)
         if self.history is None:
             alike: Tensor = self.user_tower(attributes)
-            return alike[:, None].expand(-1, places, -1)
+            return alike[:, None].expand(-1, history.shape[1] + 1 if places is None else len(places), -1)
         states = self.history.states(history)
+        if places is not None:
+            states = states.index_select(1, places)
         return states if attributes is None else self.user_tower.along(states, attributes)
 
     def newest_user_states(self, vectors: Tensor | None, age: Tensor | None, user: Mapping[str, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recsys.recipes.item_knn import ItemKnnRecipe
+from recsys.recipes.mind import MindRecipe
 from recsys.recipes.popularity import PopularityRecipe
 from recsys.recipes.recipe import Recipe
 from recsys.recipes.two_tower import TwoTowerRecipe
@@ -11,4 +12,5 @@ RECIPES: dict[str, Recipe] = {
     "popularity": PopularityRecipe(),
     "item_knn": ItemKnnRecipe(),
     "two_tower": TwoTowerRecipe(),
+    "mind": MindRecipe(),
 }

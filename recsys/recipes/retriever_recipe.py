@@ -65,6 +65,8 @@ class RetrieverConfig(TrainerConfig):
         id_dropout: share of the items whose id a step does not look at, so that attributes learn to speak for items
             that come later.
         batch_users: sequences a step.
+        places: share of the places of a batch's sequences that a step learns from, other ones each time: those of one
+            sequence are alike, so that fewer of more sequences teach more in the same time.
         user_fields, item_fields: attributes to use: "all", "none" or some by name.
         index: the index of item vectors; its metric follows `similarity`.
         warm_start: what is otherwise where a fit starts from an earlier run.
@@ -84,6 +86,7 @@ class RetrieverConfig(TrainerConfig):
     id_dropout: float = Bound(0.0, ge=0, lt=1)
     label_smoothing: float = Bound(0.0, ge=0, lt=1)
     batch_users: int = Bound(64, ge=1)
+    places: float = Bound(1.0, gt=0, le=1)
     user_fields: Literal["all", "none"] | tuple[str, ...] = "all"
     item_fields: Literal["all", "none"] | tuple[str, ...] = "all"
     index: IndexConfig = IndexConfig()
@@ -236,6 +239,7 @@ def train(
             length=model.shape.history_length,
             in_batch=0 if full else config.in_batch_negatives,
             uniform=0 if full else config.uniform_negatives,
+            places=config.places,
             seed=view.seed,
         ),
         view.ranks,
@@ -306,7 +310,8 @@ def _queries(model: Retriever, view: TrainView) -> Floats | None:
     if view.validation is None or not len(view.validation):
         return None
     users = view.validation.users(0, min(len(view.validation), 1000), view.user_frame)
-    return user_vectors(model, view.encoder.encode_users(users, trim=True))
+    vectors = user_vectors(model, view.encoder.encode_users(users, trim=True))
+    return vectors.reshape(-1, vectors.shape[-1])
 
 
 def _metrics(result: TrainingResult, exported: ExportReport, index: IndexReport) -> dict[str, float]:

@@ -29,6 +29,8 @@ class SequenceSampling:
         length: items of history a window holds; a longer sequence gives one random window an epoch.
         in_batch: columns drawn from the batch's own targets; 0 with `uniform` 0 = no sampling, the whole catalogue.
         uniform: columns drawn evenly from the catalogue.
+        places: share of a batch's places that have targets; drawn for all its sequences alike, so that the others
+            need not be computed.
         seed: batches are a function of (seed, epoch, step) alone.
     """
 
@@ -36,6 +38,7 @@ class SequenceSampling:
     length: int
     in_batch: int = 0
     uniform: int = 0
+    places: float = 1.0
     seed: int = 0
 
     @property
@@ -119,6 +122,8 @@ class SequenceSource:
         targets = np.where(present, rows, -1)
         targets[starts > 0, 0] = -1  # what stands before a cut window is not an empty history
         history = np.where(present[:, 1:], rows[:, :-1], 0)
+        if self.sampling.places < 1.0:
+            targets[:, _left_out(targets, self.sampling.places, rng)] = -1
         return SequenceBatch(
             history=torch.from_numpy(history),
             targets=torch.from_numpy(targets),
@@ -155,6 +160,12 @@ class SequenceSource:
             others=len(drawn) * (1.0 - same),
             uniform=self.sampling.uniform,
         )
+
+
+def _left_out(targets: NDArray[np.int64], kept: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Places (columns) of a batch that a share of those with targets leaves out; never all of them."""
+    places = rng.permutation(np.flatnonzero((targets >= 0).any(axis=0)))
+    return places[max(1, round(kept * len(places))) :]
 
 
 def share_of(batch: SequenceBatch, rank: int, world: int) -> SequenceBatch:

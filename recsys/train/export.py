@@ -22,6 +22,8 @@ from recsys.types import Floats
 
 HISTORY_VECTORS: Final = "history_vectors"
 USER_VECTOR: Final = "user_vector"
+USER_VECTORS: Final = "user_vectors"
+"""Outputs of towers that make one vector a user, and several."""
 PARITY: Final = 1e-5
 """The largest difference from torch, relative to the largest entry where that is above 1."""
 
@@ -54,6 +56,7 @@ class _UserTower(nn.Module):
         super().__init__()
         self.model = model
         self.names = tower_inputs(model)
+        self.output = USER_VECTOR if model.interests is None else USER_VECTORS
 
     def forward(self, *inputs: Tensor) -> Tensor:
         named = dict(zip(self.names, inputs, strict=True))
@@ -152,8 +155,8 @@ def _export(tower: _UserTower, example: Mapping[str, NDArray[Any]], path: Path) 
             tuple(torch.from_numpy(example[name]) for name in tower.names),
             str(path),
             input_names=list(tower.names),
-            output_names=[USER_VECTOR],
-            dynamic_axes={name: _free_axes(name) for name in (*tower.names, USER_VECTOR)},
+            output_names=[tower.output],
+            dynamic_axes={name: _free_axes(name) for name in (*tower.names, tower.output)},
             opset_version=_OPSET,
             dynamo=False,
         )
@@ -180,5 +183,5 @@ def _parity_error(tower: _UserTower, path: Path, rng: np.random.Generator) -> fl
 def _difference(tower: _UserTower, session: Any, inputs: Mapping[str, NDArray[Any]]) -> float:
     with torch.no_grad():
         expected = tower(*(torch.from_numpy(inputs[name]) for name in tower.names)).numpy()
-    served = session.run([USER_VECTOR], dict(inputs))[0]
+    served = session.run([tower.output], dict(inputs))[0]
     return float(np.abs(served - expected).max() / max(1.0, np.abs(expected).max()))

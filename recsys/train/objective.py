@@ -42,11 +42,14 @@ class NextItemObjective:
 
     def _full(self, batch: SequenceBatch) -> Tensor:
         states, vectors = self.model.items()
+        targets = batch.targets[batch.targets >= 0]
+        users = self._users(batch, F.embedding(batch.history, states))
         return full_softmax(
-            self._users(batch, F.embedding(batch.history, states)),
+            self.model.for_targets(users, F.embedding(targets, vectors)),
             vectors,
-            batch.targets[batch.targets >= 0],
+            targets,
             label_smoothing=self.label_smoothing,
+            credit=self.model.credit,
             bf16=self.bf16,
         )
 
@@ -59,9 +62,11 @@ class NextItemObjective:
         rows, place = torch.unique(asked, return_inverse=True)
         history, positive, negative = place.split([batch.history.numel(), len(targets), len(negatives.rows)])
         states, vectors = self.model.items(rows)
+        users = self._users(batch, F.embedding(history.view_as(batch.history), states))
+        positives = F.embedding(positive, vectors)
         return sampled_softmax(
-            self._users(batch, F.embedding(history.view_as(batch.history), states)),
-            F.embedding(positive, vectors),
+            self.model.for_targets(users, positives),
+            positives,
             F.embedding(negative, vectors),
             positive_rows=targets,
             negative_rows=negatives.rows,
@@ -70,13 +75,16 @@ class NextItemObjective:
             row_groups=sequences,
             column_groups=negatives.sequences,
             correction=self.correction,
+            credit=self.model.credit,
             bf16=self.bf16,
         )
 
     def _users(self, batch: SequenceBatch, history: Tensor) -> Tensor:
         """(R, [K,] d_out) user vectors at the places with a target, over the temperature."""
-        places = (batch.targets >= 0).flatten().nonzero()[:, 0]
-        states = self.model.user_states(history, batch.user).flatten(0, 1).index_select(0, places)
+        asked = batch.targets >= 0
+        places = asked.any(dim=0).nonzero()[:, 0]
+        rows = asked[:, places].flatten().nonzero()[:, 0]
+        states = self.model.user_states(history, batch.user, places).flatten(0, 1).index_select(0, rows)
         return self.model.user_vectors(states) * self.model.logit_scale()
 
     def _log_expected(self, negatives: Negatives, rows: Tensor) -> Tensor:

@@ -36,8 +36,12 @@ NewRows: TypeAlias = Literal["mean", "unseen", "zero", "random"]
 nothing (an item then is its attributes), or what an untrained model has."""
 
 _NO_ROW: Final = -1
-_PLACES: Final = "history.positions.weight"
-_FREE: Final = ("item_codes", "history_length", "temperature", "dropout", "id_dropout", "recompute")
+_PLACES: Final = ("history.positions.weight", "history.profiles.weight", "profiles.weight", "decay")
+"""Parameters with a row a place of the history, or an age."""
+_FREE: Final = (
+    *("item_codes", "history_length", "temperature", "dropout", "id_dropout", "recompute"),
+    *("iterations", "credit", "power"),
+)
 """Settings that weights fit whatever they are, or that fit row by row."""
 
 
@@ -109,7 +113,7 @@ def start_from(
             if name in tables:
                 rows = torch.from_numpy(_earlier_codes(tables[name], features, earlier))
                 _fill(parameter, weights[name], rows, new_rows)
-            elif name == _PLACES:
+            elif name in _PLACES:
                 parameter.copy_(weights[name][torch.arange(len(parameter)).clamp(max=len(weights[name]) - 1)])
             else:
                 parameter.copy_(weights[name])

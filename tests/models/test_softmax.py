@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.models.losses.softmax import Correction, expected_counts, full_softmax, sampled_softmax
+from recsys.models.losses.softmax import Correction, Credit, Seen, expected_counts, full_softmax, sampled_softmax
 
 N = 8
 
@@ -20,6 +20,26 @@ def test_full_softmax_is_torchs_cross_entropy_with_its_gradients(smoothing: floa
     targets = torch.randint(0, 30, (50,))
     ours = full_softmax(users, items, targets, label_smoothing=smoothing)
     theirs = F.cross_entropy(users @ items.T, targets, label_smoothing=smoothing)
+    assert torch.allclose(ours, theirs)
+    gradients = [torch.autograd.grad(loss, (users, items)) for loss in (ours, theirs)]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_what_a_user_had_is_no_answer_unless_it_is_the_target(smoothing: float) -> None:
+    torch.manual_seed(0)
+    users = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([2, 0, 1])
+    seen = Seen(torch.tensor([[1, 3, 0], [1, 4, 0]]), torch.tensor([0, 0, 1]), torch.tensor([0, 2, 2]))
+    had: list[list[int]] = [[], [1, 3], [4]]  # the last one had its target, item 1, before
+    losses = []
+    for row, excluded in enumerate(had):
+        left = [item for item in range(5) if item not in excluded]
+        target = torch.tensor([left.index(int(targets[row]))])
+        losses.append(F.cross_entropy(users[row : row + 1] @ items[left].T, target, label_smoothing=smoothing))
+    ours, theirs = full_softmax(users, items, targets, label_smoothing=smoothing, seen=seen), torch.stack(losses).mean()
     assert torch.allclose(ours, theirs)
     gradients = [torch.autograd.grad(loss, (users, items)) for loss in (ours, theirs)]
     for a, b in zip(*gradients, strict=True):
@@ -196,3 +216,84 @@ def test_a_popular_item_is_served_higher_with_the_correction_than_without() -> N
         return (scores[0] - scores.mean()).item()
 
     assert lead_of_the_most_popular(corrected) > lead_of_the_most_popular(uncorrected) + 0.5
+
+
+def with_repeats(interests: int) -> tuple[Tensor, Tensor]:
+    """(9, K, 6) users whose last rows have fewer interests, the first standing in, and (9, K) which are there."""
+    there = torch.arange(interests) < torch.tensor([interests] * 5 + [2, 2, 1, 1])[:, None]
+    users = torch.randn(9, interests, 6, dtype=torch.float64)
+    return torch.where(there[:, :, None], users, users[:, :1]).requires_grad_(), there
+
+
+def logits_by_interests(users: Tensor, there: Tensor, items: Tensor, credit: Credit) -> Tensor:
+    products = (users @ items.T).masked_fill(~there[:, :, None], -torch.inf)
+    return products.logsumexp(dim=1) if credit == "logsumexp" else products.amax(dim=1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("credit", ["logsumexp", "max"])
+def test_of_several_interests_the_loss_and_its_gradients_are_those_of_their_joint_logit(
+    credit: Credit, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.models.losses.softmax._LOGITS_AT_ONCE", {"cpu": 2 * 3 * 30})
+    torch.manual_seed(0)
+    users, there = with_repeats(3)
+    items = torch.randn(30, 6, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 30, (9,))
+    ours = full_softmax(users, items, targets, label_smoothing=smoothing, credit=credit)
+    theirs = F.cross_entropy(logits_by_interests(users, there, items, credit), targets, label_smoothing=smoothing)
+    assert torch.allclose(ours, theirs)
+    ours_of_users, ours_of_items = torch.autograd.grad(ours, (users, items))
+    of_users, of_items = torch.autograd.grad(theirs, (users, items))
+    assert torch.allclose(ours_of_users, of_users)
+    assert torch.allclose(ours_of_items, of_items)
+
+
+@pytest.mark.parametrize("correction", ["corrected", "classic"])
+@pytest.mark.parametrize("credit", ["logsumexp", "max"])
+def test_of_several_interests_the_sampled_softmax_has_the_gradients_of_its_formula(
+    credit: Credit, correction: Correction
+) -> None:
+    torch.manual_seed(0)
+    users, there = with_repeats(3)
+    items = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
+    positive, negative = torch.randint(0, 9, (9,)), torch.randint(0, 9, (7,))
+    log_expected = torch.randn(9, dtype=torch.float64)
+    ours = sampled_softmax(
+        users,
+        items[positive],
+        items[negative],
+        positive_rows=positive,
+        negative_rows=negative,
+        log_expected=log_expected[negative],
+        positive_log_expected=log_expected[positive],
+        correction=correction,
+        credit=credit,
+    )
+    scores = logits_by_interests(users, there, items, credit)
+    own, columns = scores.gather(1, positive[:, None]), scores[:, negative] - log_expected[negative]
+    if correction == "classic":
+        own = own - log_expected[positive][:, None]
+    else:
+        columns = columns.masked_fill(positive[:, None] == negative, -torch.inf)
+    formula = F.cross_entropy(torch.cat([own, columns], dim=1), torch.zeros(9, dtype=torch.long))
+    assert torch.allclose(ours, formula)
+    gradients = [torch.autograd.grad(loss, (users, items)) for loss in (ours, formula)]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b)
+
+
+def test_no_rows_at_all_are_no_loss() -> None:
+    users, items = torch.empty(0, 2, 4, requires_grad=True), torch.randn(3, 4)
+    none = torch.empty(0, dtype=torch.long)
+    whole = full_softmax(users, items, none)
+    sampled = sampled_softmax(
+        users,
+        items[:0],
+        items,
+        positive_rows=none,
+        negative_rows=torch.arange(3),
+        log_expected=torch.zeros(3),
+    )
+    (whole + sampled).backward()
+    assert whole.item() == sampled.item() == 0.0

@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recsys.features.feature_set import Field
 
@@ -34,8 +35,8 @@ class FieldEmbeddings(nn.Module):
         """Codes (n,), or (n, values) for a list, by field name → (n, F, d)."""
         vectors = []
         for name, table in zip(self.names, self.tables, strict=True):
-            vector = table(codes[name])
-            vectors.append(_mean_of_present(vector, codes[name]) if name in self.lists else vector.flatten(1))
+            of_field = _mean_of_present if name in self.lists else nn.Embedding.forward
+            vectors.append(of_field(table, codes[name]).flatten(1))
         return torch.stack(vectors, dim=1)
 
 
@@ -47,7 +48,13 @@ def _table(size: int, dim: int) -> nn.Embedding:
     return table
 
 
-def _mean_of_present(vectors: Tensor, codes: Tensor) -> Tensor:
-    """(n, values, d) → (n, d), the mean over codes other than 0; zeros where there is none."""
+def _mean_of_present(table: nn.Embedding, codes: Tensor) -> Tensor:
+    """Codes (n, values) → (n, d), the mean over codes other than 0; zeros where there is none.
+
+    The exporter knows no bag without its padding, so an exported graph says the same at length.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return F.embedding_bag(codes, table.weight, mode="mean", padding_idx=0, sparse=table.sparse)
+    vectors = table(codes)
     present = (codes > 0).to(vectors.dtype).unsqueeze(-1)
     return (vectors * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
