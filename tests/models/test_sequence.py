@@ -93,8 +93,9 @@ def test_attention_tells_orders_apart_and_the_mean_does_not(encoder: CausalAtten
 def test_rotated_scores_know_only_how_far_apart_two_places_are() -> None:
     rotation = Rotation(4, 20)
     query, key = (torch.randn(4).expand(1, 1, 3, 4) for _ in range(2))
-    near = rotation(query) @ rotation(key).transpose(-1, -2)
-    later = rotation(query, first=17) @ rotation(key, first=17).transpose(-1, -2)
+    place = torch.arange(3)
+    near = rotation(query, place) @ rotation(key, place).transpose(-1, -2)
+    later = rotation(query, place + 17) @ rotation(key, place[None] + 17).transpose(-1, -2)
     assert torch.allclose(near, later, atol=1e-5)
     assert torch.allclose(near[0, 0, 0, 1], near[0, 0, 1, 2], atol=1e-6)
     assert not torch.allclose(near[0, 0, 0, 0], near[0, 0, 0, 1], atol=1e-3)

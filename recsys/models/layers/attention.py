@@ -58,9 +58,9 @@ class Rotation(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """(B, heads, T, width) at the places from `first` on → the same, turned."""
-        cos, sin = (table[first : first + x.shape[2]] for table in (self.cos, self.sin))
+    def forward(self, x: Tensor, place: Tensor) -> Tensor:
+        """(B, heads, T, width) at places (T,) or (B, T) → the same, turned."""
+        cos, sin = (F.embedding(place, table).unsqueeze(-3) for table in (self.cos, self.sin))
         left, right = x.chunk(2, dim=-1)
         return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
@@ -88,30 +88,29 @@ class Block(nn.Module):
         self.narrow = nn.Linear(widening * dim, dim)
         self.drop = Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d) → (B, T, d), causal, no padding before any place that matters."""
+    def forward(self, x: Tensor, place: Tensor) -> Tensor:
+        """(B, T, d) at places (T,) → (B, T, d), causal, no padding before any place that matters."""
         normed = self.norm(x)
-        query = self._turned(self._split(self.query(normed)))
-        key, value = self._keys_and_values(normed)
+        query = self._turned(self._split(self.query(normed)), place)
+        key, value = self._keys_and_values(normed, place)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.drop(self.out(self._join(attended)))
         return self._feed_forward(x)
 
-    def masked(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """The last places x (B, Q, d) of a context (B, T, d); mask (…, Q or 1, T) is added to the scores."""
-        key, value = self._keys_and_values(self.norm(context))
-        first = context.shape[1] - x.shape[1]
-        query = self._turned(self._split(self.query(self.norm(x))), first) / math.sqrt(x.shape[-1] // self.heads)
+    def masked(self, x: Tensor, place: Tensor, context: Tensor, context_place: Tensor, mask: Tensor) -> Tensor:
+        """Places (B, Q) of x (B, Q, d) attend to those (B, T) of a context (B, T, d); mask is added to the scores."""
+        key, value = self._keys_and_values(self.norm(context), context_place)
+        query = self._turned(self._split(self.query(self.norm(x))), place) / math.sqrt(x.shape[-1] // self.heads)
         weights = torch.softmax(query @ key.transpose(-1, -2) + mask, dim=-1)
         x = x + self.out(self._join(weights @ value))
         return self._feed_forward(x)
 
-    def _keys_and_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+    def _keys_and_values(self, normed: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         key, value = self.key_value(normed).chunk(2, dim=-1)
-        return self._turned(self._split(key)), self._split(value)
+        return self._turned(self._split(key), place), self._split(value)
 
-    def _turned(self, x: Tensor, first: int = 0) -> Tensor:
-        return x if self.rotation is None else self.rotation(x, first)
+    def _turned(self, x: Tensor, place: Tensor) -> Tensor:
+        return x if self.rotation is None else self.rotation(x, place)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         inner = self.drop(F.gelu(self.widen(self.feed_norm(x))))

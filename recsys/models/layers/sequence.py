@@ -97,33 +97,38 @@ class CausalAttention(nn.Module):
 
     def states(self, vectors: Tensor) -> Tensor:
         """(B, L, d) right-padded → (B, L + 1, d): entry t has seen the first t vectors."""
-        batch, length, dim = vectors.shape
-        x = torch.cat([self.start.expand(batch, 1, dim), vectors], dim=1)
-        x = self.drop(self._placed(x, torch.arange(length + 1, device=vectors.device)))
+        place = torch.arange(vectors.shape[1] + 1, device=vectors.device)
+        x = self.drop(self._started(vectors, place))
         for block in self._layers():
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, place, use_reentrant=False)
+            else:
+                x = block(x, place)
         states: Tensor = self.norm(x)
         return states
 
     def last(self, vectors: Tensor, age: Tensor) -> Tensor:
-        """(B, L, d) left-padded with age (B, L) → (B, d); the top block computes one place only."""
-        length = vectors.shape[1]
-        place = torch.arange(length + 1, device=age.device) - length + (age > 0).sum(dim=1, keepdim=True)
-        present = (place >= 0).to(vectors.dtype).unsqueeze(-1)
-        vectors = F.pad(vectors, (0, 0, 1, 0)) * present
-        x = self._placed(torch.where((place == 0).unsqueeze(-1), self.start, vectors), place.clamp(min=0))
-        hidden = torch.where(place >= 0, 0.0, _HIDDEN)[:, None, None, :]
+        """(B, L, d) left-padded with zeros, and age (B, L) → (B, d); the top block computes one place only."""
+        length = age.shape[1]
+        there = F.pad(age, (1, 0), value=1) > 0
+        place = there.long().cumsum(dim=1) - 1
+        hidden = torch.where(there, 0.0, _HIDDEN)[:, None, None, :]
         mask = torch.where(self.later[: length + 1, : length + 1], _HIDDEN, hidden)
+        x = self._started(vectors, place)
         *lower, highest = self._layers()
         for block in lower:
-            x = block.masked(x, x, mask)
-        newest: Tensor = self.norm(highest.masked(x[:, -1:], x, hidden)[:, 0])
-        return newest
+            x = block.masked(x, place, x, place, mask)
+        # An empty history ends at the start vector; any other ends at its newest item, the last slot.
+        newest, empty = place[:, -1:], ~there[:, 1:].any(dim=1, keepdim=True)
+        top = torch.where(empty.unsqueeze(-1), x[:, :1], x[:, -1:])
+        state: Tensor = self.norm(highest.masked(top, newest, x, place, hidden)[:, 0])
+        return state
 
-    def _placed(self, x: Tensor, place: Tensor) -> Tensor:
-        """Vectors (B, T, d) with what the input says of their places, (T,) or (B, T), and of those just before."""
-        mixed = x if self.mix is None else self.mix(x)
-        return mixed if self.positions is None else mixed + self.positions(place)
+    def _started(self, vectors: Tensor, place: Tensor) -> Tensor:
+        """(B, L, d) → (B, L + 1, d): the start vector, then the input, mixed and with its places, (T,) or (B, T)."""
+        start = self.start.expand(vectors.shape[0], 1, -1)
+        x = torch.cat([start, vectors if self.mix is None else self.mix(vectors)], dim=1)
+        return x if self.positions is None else x + self.positions(place)
 
     def _layers(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
