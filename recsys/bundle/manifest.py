@@ -65,7 +65,7 @@ class Manifest(Config):
         feature_set_hash, catalogue_hash: what every component must name too.
         dataset, split: what the models have seen.
         feature_definition: the features, as their definition is written.
-        cascade: sizes of the stages, and the weights of the channels in the merge.
+        cascade: sizes of the stages, and the rule of the merge.
         config: the configuration of the whole training run.
         metrics: component's name → what its training measured.
         twins: protocol → version of the bundle fitted without that protocol's held-out events. The

@@ -6,13 +6,11 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from recsys.cascade.answers import ChannelAnswer, ChannelStatus, Ranked, Recalled, StageReport
-from recsys.cascade.merge import Merge, ReciprocalRankFusion
+from recsys.cascade.merge import Merge, RankCurves, RankFusion
 from recsys.config import Config
 from recsys.errors import ConfigError, DeadlineError, PreconditionError, RequestError
 from recsys.index.ordering import best_first
@@ -29,7 +27,7 @@ class CascadeConfig(Config):
     Attributes:
         recalled: found by every channel, and left by the merge.
         pre_ranked: left by the pre-ranker for the ranker.
-        weights: how much a channel's list counts in the merge; 1 where a channel is not named.
+        merge: what was learned of the channels' lists for the merge; None = by reciprocal rank, all alike.
         pre_rank: whether `run` has the pre-ranker order the merged list; `score` can ask it all the same.
         pre_rank_gain: what that adds to the NDCG@10 of the final list on validation, and the ends of its 95 %
             interval; None where nobody measured it.
@@ -37,7 +35,7 @@ class CascadeConfig(Config):
 
     recalled: int = 500
     pre_ranked: int = 200
-    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    merge: RankCurves | None = None
     pre_rank: bool = True
     pre_rank_gain: tuple[float, float, float] | None = None
 
@@ -48,14 +46,15 @@ class Cascade:
     Args:
         channels: in the order of the masks; at most 32, with different names.
         scorers: at most one a stage.
-        merge: how the lists of several channels become one; None = by rank, weighted as `config` says.
-        config: sizes of the stages, the weights, and whether the pre-ranker runs.
+        merge: how the lists of several channels become one; None = by rank, as `config` says.
+        config: sizes of the stages, the rule of the merge, and whether the pre-ranker runs.
 
     Attributes:
         config: as given, or the defaults.
 
     Raises:
-        ConfigError: for two channels of one name, two scorers of one stage, or too many channels.
+        ConfigError: for two channels of one name, two scorers of one stage, too many channels, or a channel that
+            the rule of the merge does not name.
     """
 
     def __init__(
@@ -69,10 +68,15 @@ class Cascade:
         self._channels = {channel.name: channel for channel in channels}
         self._scorers = {scorer.stage: scorer for scorer in scorers}
         self.config = config or CascadeConfig()
-        self._merge = merge or ReciprocalRankFusion(weights=self.config.weights)
+        self._merge = merge or RankFusion(self.config.merge)
         if len(self._channels) < len(channels) or len(channels) > MAX_CHANNELS:
             names = ", ".join(channel.name for channel in channels)
             raise ConfigError(f"channels need different names, and at most {MAX_CHANNELS} fit a mask: {names}")
+        if self.config.merge is not None and (unknown := self._channels.keys() - self.config.merge.log_odds.keys()):
+            known = ", ".join(self.config.merge.log_odds)
+            raise ConfigError(
+                f"the merge has curves for {known}, and none for {', '.join(sorted(unknown))}; train the bundle anew"
+            )
         if len(self._scorers) < len(scorers):
             found = ", ".join(f"{scorer.name} ({scorer.stage})" for scorer in scorers)
             raise ConfigError(f"a stage has one scorer; there are: {found}")

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Final, Protocol
+from itertools import pairwise
+from typing import Annotated, Final, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
+from recsys.config import Config
 from recsys.types import Candidates, Floats, Masks, Rows, offsets_of
 
 _TRUE: Final = np.ones(1, np.bool_)
 _LOW: Final = 0xFFFFFFFF
+_RECIPROCAL: Final = 60.0
+_TABLE: Final = 512
+"""Places that a table of shares has at least."""
 
 
 class Merge(Protocol):
-    """A rule that makes one list of several; a learned rule takes the same place."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
+    """A rule that makes one list of several."""
 
     def merge(self, lists: Mapping[str, Candidates], k: int) -> Candidates:
         """The k best of all lists for each user, every row once.
@@ -34,23 +34,57 @@ class Merge(Protocol):
         ...
 
 
-class ReciprocalRankFusion:
-    """A row's score is the sum of weight / (constant + rank) over the lists that hold it, ranks from 1.
+class RankCurves(Config):
+    """What a place in each channel's list says for the row that stands there, learned on validation.
 
-    Cormack, Clarke, Büttcher: "Reciprocal rank fusion outperforms Condorcet and individual rank
-    learning methods" (SIGIR 2009), there with equal weights. It needs no scores that compare across
-    channels. Equal sums: the row of the earlier list first, then the better rank.
-
-    Args:
-        constant: the larger, the less the first ranks count beside the later ones.
-        weights: by channel, above 0; 1 where a channel is not named.
+    Attributes:
+        version: of these fields.
+        places: ascending from 1, those that values are given for.
+        log_odds: channel → what each of `places` adds to the log-odds of being chosen next, beside a row that the
+            list does not hold: never below 0, never rising. Between two places linear in the logarithm of the place.
+        leader: the channel whose first rows come first, in its own order; None when there is no lead.
+        lead: how many of them.
     """
 
-    name = "reciprocal_rank_fusion"
+    version: Literal[1] = 1
+    places: tuple[int, ...] = Field(min_length=2)
+    log_odds: dict[str, tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]] = Field(min_length=1)
+    leader: str | None = None
+    lead: int = Field(default=0, ge=0)
 
-    def __init__(self, constant: float = 60.0, weights: Mapping[str, float] = MappingProxyType({})) -> None:
-        self._constant = constant
-        self._weights = weights
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.places[0] != 1 or any(low >= high for low, high in pairwise(self.places)):
+            raise ValueError(f"places {self.places} must ascend from 1")
+        for channel, values in self.log_odds.items():
+            if len(values) != len(self.places):
+                raise ValueError(f"channel {channel!r} has {len(values)} log-odds for {len(self.places)} places")
+            if any(low < high for low, high in pairwise(values)):
+                raise ValueError(f"the log-odds of channel {channel!r} rise with the place: {values}")
+        if self.lead and self.leader not in self.log_odds:
+            raise ValueError(f"leader {self.leader!r} is no channel of the rule: {', '.join(self.log_odds)}")
+        return self
+
+
+class RankFusion:
+    """A row's score is the sum of what the lists that hold it say for it, each by the row's place in the list.
+
+    With curves a place says its log-odds, so that independent evidence adds up as in a logistic regression, and
+    scores of different scales never meet. A hundredth of the reciprocal rank is added, which decides where curves are
+    flat: a list that says nothing still fills up, in its own order, what the others leave empty.
+
+    Without curves a place says 1 / (60 + place): Cormack, Clarke, Büttcher, "Reciprocal rank fusion outperforms
+    Condorcet and individual rank learning methods" (SIGIR 2009).
+
+    Equal sums: the row of the earlier list first, then the better place.
+
+    Args:
+        curves: of the channels; None where nothing was learned. A channel that they do not name only fills up.
+    """
+
+    def __init__(self, curves: RankCurves | None = None) -> None:
+        self._curves = curves
+        self._tables: dict[str, NDArray[np.float64]] = {}
 
     def merge(self, lists: Mapping[str, Candidates], k: int) -> Candidates:
         """See `Merge.merge`."""
@@ -65,10 +99,30 @@ class ReciprocalRankFusion:
             np.concatenate(rows), np.concatenate(sums), np.concatenate(masks), offsets_of([len(part) for part in rows])
         )
 
-    def _shares(self, name: str, places: int) -> NDArray[np.float64]:
-        """What each place of a list adds to the score of its row."""
-        ranks = self._constant + 1.0 + np.arange(places, dtype=np.float64)
-        return np.float64(self._weights.get(name, 1.0)) / ranks
+    def _shares(self, channel: str, length: int) -> NDArray[np.float64]:
+        """What each of the first `length` places of a list adds to the score of its row."""
+        table = self._tables.get(channel)
+        if table is None or len(table) < length:
+            table = self._tables[channel] = self._table(channel, max(length, _TABLE))
+        return table[:length]
+
+    def _table(self, channel: str, length: int) -> NDArray[np.float64]:
+        places = np.arange(1, length + 1, dtype=np.float64)
+        if self._curves is None:
+            return _reciprocal(places)
+        shares = _reciprocal(places) / 100
+        values = self._curves.log_odds.get(channel)
+        if values is not None:
+            shares += np.interp(np.log(places), np.log(self._curves.places), values)
+        if channel == self._curves.leader:
+            lead = min(self._curves.lead, length)  # from place to place more than all lists together say for any row
+            step = 1 + sum(curve[0] for curve in self._curves.log_odds.values())
+            shares[:lead] += step * np.arange(lead, 0, -1)
+        return shares
+
+
+def _reciprocal(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1.0 / (_RECIPROCAL + places)
 
 
 def _fused(

@@ -1,4 +1,4 @@
-"""What a cascade is to be, chosen on validation: how much each channel's list counts, and whether to pre-rank."""
+"""What a cascade is to be, chosen on validation: the rule of the merge, and whether to pre-rank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from recsys.cascade.cascade import CascadeConfig
 from recsys.data.interactions import EvaluationSet
-from recsys.evaluate.merge_weights import choose_weights
+from recsys.evaluate.merge_choice import choose_merge
 from recsys.evaluate.pre_ranking import judge_pre_ranking
 from recsys.ranking.scorer import Scorer, Stage
 from recsys.retrieval.channel import Channel
@@ -29,7 +29,7 @@ def choose_cascade(
     events: EvaluationSet | None,
     attributes: pl.DataFrame | None = None,
 ) -> CascadeChoice:
-    """Weighs the channels, then asks of the merged list whether pre-ranking makes it better.
+    """Learns the rule of the merge, then asks of the merged list whether pre-ranking makes it better.
 
     With a single channel, or no event to choose by, the defaults stand.
 
@@ -41,10 +41,10 @@ def choose_cascade(
     """
     if not events or len(channels) < 2:
         return CascadeChoice()
-    merge = choose_weights(channels, events, attributes)
-    config = CascadeConfig(weights=merge.weights)
+    merge = choose_merge(channels, events, attributes)
+    config = CascadeConfig(merge=merge.curves)
     if any(scorer.stage is Stage.PRE_RANK for scorer in scorers):
-        judged = judge_pre_ranking(channels.values(), scorers, merge.weights, events, attributes)
+        judged = judge_pre_ranking(channels.values(), scorers, merge.curves, events, attributes)
         gain = (judged.gain, *judged.interval)
         config = config.model_copy(update={"pre_rank": judged.helps, "pre_rank_gain": gain})
     return CascadeChoice(config, merge.metrics)

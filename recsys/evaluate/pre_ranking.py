@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recsys.cascade.cascade import Cascade, CascadeConfig
+from recsys.cascade.merge import RankCurves
 from recsys.data.interactions import EvaluationSet
 from recsys.evaluate.bootstrap import bootstrap
 from recsys.evaluate.metrics import ndcg
@@ -43,7 +44,7 @@ class PreRanking:
 def judge_pre_ranking(
     channels: Iterable[Channel],
     scorers: Iterable[Scorer],
-    weights: Mapping[str, float],
+    merge: RankCurves | None,
     events: EvaluationSet,
     attributes: pl.DataFrame | None = None,
 ) -> PreRanking:
@@ -55,14 +56,13 @@ def judge_pre_ranking(
     Args:
         channels: of the cascade.
         scorers: of the cascade; one of them pre-ranks.
-        weights: of the channels in the merge.
+        merge: the rule of the merge, None where none was learned.
         events: validation events; of more than `VALIDATION_EVENTS` those of users drawn at random.
         attributes: user attributes for the models.
     """
     channels, scorers = tuple(channels), tuple(scorers)
     with_it, without = (
-        Cascade(channels, scorers, config=CascadeConfig(weights=dict(weights), pre_rank=pre_rank))
-        for pre_rank in (True, False)
+        Cascade(channels, scorers, config=CascadeConfig(merge=merge, pre_rank=pre_rank)) for pre_rank in (True, False)
     )
     events = draw_users(events, VALIDATION_EVENTS)
     gains: list[NDArray[np.float64]] = []

@@ -11,6 +11,7 @@ import pytest
 
 from recsys.cascade.answers import ChannelStatus
 from recsys.cascade.cascade import Cascade, CascadeConfig
+from recsys.cascade.merge import RankCurves
 from recsys.errors import ConfigError, DeadlineError, PreconditionError, RequestError
 from recsys.ranking.scorer import Stage
 from recsys.testing.channel_contract import users_with_histories
@@ -242,9 +243,18 @@ def test_ambiguous_parts_are_refused() -> None:
         Cascade([], [ByRow("one", Stage.PRE_RANK), ByRow("two", Stage.PRE_RANK)])
 
 
-def test_the_configuration_s_weights_decide_the_merge() -> None:
-    channels = [Fixed("weak", [1, 2]), Fixed("strong", [3, 4])]
-    merged = Cascade(channels, config=CascadeConfig(weights={"weak": 0.01})).recall(ONE, 4)
-    assert merged.candidates.rows.tolist() == [3, 4, 1, 2]
-    with pytest.raises(ValueError, match="greater than 0"):
-        CascadeConfig(weights={"weak": 0})
+def test_the_configuration_s_curves_decide_the_merge_whichever_channels_are_asked_or_answer() -> None:
+    channels = [Fixed("weak", [1, 2]), Fixed("strong", [3, 4]), Fixed("broken", [5], fail)]
+    curves = RankCurves(places=(1, 9), log_odds={"weak": (0.1, 0), "broken": (9, 0), "strong": (3, 1)})
+    cascade = Cascade(channels, config=CascadeConfig(merge=curves))
+    assert cascade.recall(ONE, 4, channels=["weak", "strong"]).candidates.rows.tolist() == [3, 4, 1, 2]
+    answer = cascade.recall(ONE, 4)
+    assert answer.candidates.rows.tolist() == [3, 4, 1, 2]
+    assert answer.degraded == ("broken",)
+    assert cascade.recall(ONE, 2, channels=["weak"]).candidates.scores.tolist() == [100, 99]
+
+
+def test_a_channel_without_a_curve_is_refused_where_others_have_one() -> None:
+    curves = RankCurves(places=(1, 9), log_odds={"old": (1, 0), "gone": (1, 0)})
+    with pytest.raises(ConfigError, match="curves for old, gone, and none for new"):
+        Cascade([Fixed("old", [1]), Fixed("new", [2])], config=CascadeConfig(merge=curves))

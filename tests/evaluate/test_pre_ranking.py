@@ -60,7 +60,7 @@ class Knowing:
 
 def test_a_worse_scorer_than_the_merge_is_left_out(events: EvaluationSet) -> None:
     channels = [FirstForHalf("even", events, 0), FirstForHalf("odd", events, 1)]  # merged: every target first
-    judged = judge_pre_ranking(channels, [Knowing(events, 0.2)], {}, events)
+    judged = judge_pre_ranking(channels, [Knowing(events, 0.2)], None, events)
     assert not judged.helps
     assert judged.gain == pytest.approx(-0.8)
     low, high = judged.interval
@@ -69,7 +69,7 @@ def test_a_worse_scorer_than_the_merge_is_left_out(events: EvaluationSet) -> Non
 
 def test_a_better_scorer_than_the_merge_stays(events: EvaluationSet) -> None:
     alone = [FirstForHalf("even", events, 0)]
-    judged = judge_pre_ranking(alone, [Knowing(events, 1.0)], {}, events)
+    judged = judge_pre_ranking(alone, [Knowing(events, 1.0)], None, events)
     assert judged.helps
     assert judged.gain == pytest.approx(0.5)  # every target first, where half of them had been eleventh
     assert judged.interval[0] > 0
@@ -77,7 +77,7 @@ def test_a_better_scorer_than_the_merge_stays(events: EvaluationSet) -> None:
 
 def test_a_scorer_that_changes_nothing_is_left_out(events: EvaluationSet) -> None:
     channels = [FirstForHalf("even", events, 0), FirstForHalf("odd", events, 1)]
-    assert not judge_pre_ranking(channels, [Knowing(events, 1.0)], {}, events).helps
+    assert not judge_pre_ranking(channels, [Knowing(events, 1.0)], None, events).helps
 
 
 def test_the_choice_is_part_of_the_cascade_and_its_reason_of_the_report(events: EvaluationSet) -> None:

@@ -71,8 +71,8 @@ def test_from_a_log_to_a_bundle_and_again_only_what_a_changed_setting_changes(
     assert bundle.version == first.version
     assert set(bundle.channels) == {"popularity", "item_knn", "two_tower"}
     assert bundle.manifest.metrics["two_tower"]["epochs"] == 1
-    assert set(bundle.manifest.cascade.weights) == set(bundle.channels)
-    assert max(bundle.manifest.cascade.weights.values()) == 1
+    assert bundle.manifest.cascade.merge is not None
+    assert set(bundle.manifest.cascade.merge.log_odds) == set(bundle.channels)
 
     assert redone(run_training(config, data.path, tmp_path / "run", display=quiet)) == []
 
@@ -116,17 +116,18 @@ def test_without_a_refit_the_first_hold_out_is_served_and_names_the_others(
     assert served.twins == {"global_time": run.twins["global_time"]}
 
 
-def test_a_refit_merges_with_the_weights_of_its_twin_and_one_channel_needs_none(
+def test_a_refit_merges_by_the_rule_of_its_twin_and_one_channel_needs_none(
     tmp_path: Path, toy: Path, quiet: PlainDisplay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = counting(monkeypatch).replaced(recipes=["counting", "item_knn"])
     run = run_training(config, toy, tmp_path / "two", display=quiet, holdouts=["last"], refit=True)
     chosen = CascadeConfig.model_validate(run.steps["merge@last"].result["cascade"])
-    assert set(chosen.weights) == {"counting", "item_knn"}
+    assert chosen.merge is not None
+    assert set(chosen.merge.log_odds) == {"counting", "item_knn"}
     for version in (run.version, *run.twins.values()):
         assert read_manifest(run.bundles / version).cascade == chosen
     alone = run_training(config.replaced(recipes=["counting"]), toy, tmp_path / "one", display=quiet)
-    assert read_manifest(current(alone.bundles)).cascade.weights == {}
+    assert read_manifest(current(alone.bundles)).cascade.merge is None
 
 
 def test_no_hold_out_chooses_epochs_on_validation_and_serves_a_fit_on_everything(
