@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recsys.models.layers.sequence import CausalAttention, MeanPooling
+from recsys.models.layers.sequence import CausalAttention, MeanPooling, Positions
 from recsys.models.layers.tower import Tower
 from recsys.models.retriever import Retriever, RetrieverShape
 from recsys.models.sequence_batch import SequenceBatch
@@ -26,7 +26,7 @@ class TwoTowerShape(RetrieverShape):
 
     Attributes:
         history: how the history is encoded; None = the user tower has attributes only.
-        blocks, heads, widening: of the attention encoder.
+        blocks, heads, widening, positions, convolution: of the attention encoder (see `CausalAttention`).
         recompute: whether training computes the inside of attention blocks twice to save memory.
     """
 
@@ -34,6 +34,8 @@ class TwoTowerShape(RetrieverShape):
     blocks: int = 2
     heads: int = 2
     widening: int = 4
+    positions: Positions = "absolute"
+    convolution: int = 0
     recompute: bool = False
 
 
@@ -128,5 +130,7 @@ def _history_encoder(shape: TwoTowerShape) -> CausalAttention | MeanPooling | No
         shape.heads,
         shape.dropout,
         shape.widening,
+        positions=shape.positions,
+        convolution=shape.convolution,
         recompute=shape.recompute,
     )

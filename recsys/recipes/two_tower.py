@@ -10,6 +10,7 @@ from pydantic import Field as Bound
 
 from recsys.bundle.component import ComponentInfo, write_component
 from recsys.errors import ConfigError
+from recsys.models.layers.sequence import Positions
 from recsys.models.two_tower import TwoTower, TwoTowerShape
 from recsys.recipes.retriever_recipe import RetrieverConfig, RetrieverRecipe, catalogue_tensors, retriever_settings
 from recsys.train.progress import Progress
@@ -22,6 +23,9 @@ class TwoTowerConfig(RetrieverConfig):
     Attributes:
         history: "attention" (SASRec's blocks) or "mean"; left out where the features have no history.
         blocks, heads, widening: of the attention encoder; `widening` is the feed-forward's inner width over `dim`.
+        positions: "absolute" places are counted from the oldest item, "rotary" ones by how far apart two items are;
+            "none" leaves order to the convolution.
+        convolution: items just before that each item of the history is mixed with; 0 = none.
         recompute: compute the inside of attention blocks twice rather than keep it; saves memory in long histories.
     """
 
@@ -29,6 +33,8 @@ class TwoTowerConfig(RetrieverConfig):
     blocks: int = Bound(2, ge=1, le=24)
     heads: int = Bound(2, ge=1)
     widening: int = Bound(4, ge=1)
+    positions: Positions = "absolute"
+    convolution: int = Bound(0, ge=0, le=16)
     recompute: bool = False
 
 
@@ -72,12 +78,18 @@ def build_model(config: TwoTowerConfig, view: TrainView) -> TwoTower:
     """
     if config.dim % config.heads:
         raise ConfigError(f"two_tower.heads = {config.heads}: must divide dim = {config.dim}")
+    if config.positions == "rotary" and config.dim // config.heads % 2:
+        raise ConfigError(
+            f"two_tower.positions = rotary: {config.dim} / {config.heads} heads is odd; take another width"
+        )
     shape = TwoTowerShape(
         **retriever_settings("two_tower", config, view),
         history=config.history if view.features.history is not None else None,
         blocks=config.blocks,
         heads=config.heads,
         widening=config.widening,
+        positions=config.positions,
+        convolution=config.convolution,
         recompute=config.recompute,
     )
     if shape.history is None and not shape.user_fields:

@@ -174,6 +174,7 @@ def ndcg_of_means(view: TrainView, scratch: Path, settings: dict[str, object]) -
     ("settings", "message"),
     [
         ({"dim": 10, "heads": 4}, "heads = 4: must divide dim = 10"),
+        ({"dim": 12, "heads": 4, "positions": "rotary"}, "rotary: 12 / 4 heads is odd"),
         ({"history_length": 9999}, "history_length = 9999: the features keep"),
         ({"item_fields": ("colour",)}, "item_fields: there is no field 'colour'; there are: category"),
     ],

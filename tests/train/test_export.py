@@ -20,7 +20,7 @@ SEGMENT = Field("segment", "user", "categorical", 5)
 TAGS = Field("tags", "user", "list", 7, 3)
 
 
-def two_tower(history: str, similarity: str = "dot") -> TwoTower:
+def two_tower(history: str, similarity: str = "dot", positions: str = "absolute", convolution: int = 0) -> TwoTower:
     torch.manual_seed(0)
     shape = TwoTowerShape(
         item_codes=30,
@@ -29,6 +29,8 @@ def two_tower(history: str, similarity: str = "dot") -> TwoTower:
         history=history,  # type: ignore[arg-type]
         history_length=20,
         similarity=similarity,  # type: ignore[arg-type]
+        positions=positions,  # type: ignore[arg-type]
+        convolution=convolution,
     )
     model = TwoTower(shape, torch.arange(2, 30, dtype=torch.int32), {})
     for parameter in model.parameters():
@@ -36,7 +38,15 @@ def two_tower(history: str, similarity: str = "dot") -> TwoTower:
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=[("attention", "dot"), ("mean", "cosine")])
+TOWERS = [
+    ("attention", "dot"),
+    ("attention", "dot", "rotary", 0),
+    ("attention", "cosine", "none", 3),
+    ("mean", "cosine"),
+]
+
+
+@pytest.fixture(scope="module", params=TOWERS, ids=str)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TwoTower, onnxruntime.InferenceSession]:
