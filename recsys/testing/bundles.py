@@ -44,14 +44,22 @@ HISTORY_LENGTH: Final = 50
 FIRST_ITEM_CODE: Final = 2
 
 
-def write_toy_bundle(bundles: Path, dataset: Dataset, work: Path, *, popularity_weight: float = 1.0) -> Path:
-    """Assembles a bundle from the toy dataset, or any other small one.
+def write_toy_bundle(
+    bundles: Path,
+    dataset: Dataset,
+    work: Path,
+    *,
+    popularity_weight: float = 1.0,
+    vectors: Floats | None = None,
+) -> Path:
+    """Assembles a bundle from the toy dataset, or any other one.
 
     Args:
         bundles: folder of versions.
         dataset: where items, users and histories come from.
         work: an empty folder for what recipes would have left.
         popularity_weight: what popularity counts are multiplied by, to tell two bundles apart.
+        vectors: (N, d) of the items, in place of those above.
 
     Returns:
         The bundle's folder; publishing it is the caller's.
@@ -65,7 +73,7 @@ def write_toy_bundle(bundles: Path, dataset: Dataset, work: Path, *, popularity_
     counts = np.bincount(interactions.rows, minlength=len(catalogue)) * popularity_weight
     _write_static(work, counts.astype(np.float32))
     _write_neighbours(work, len(catalogue))
-    _write_tower(work, encoder, _ring_vectors(len(catalogue)))
+    _write_tower(work, encoder, _ring_vectors(len(catalogue)) if vectors is None else vectors)
     infos = [
         _info("popularity", "channel", "static", features, catalogue),
         _info("item_knn", "channel", "neighbours", features, catalogue),
