@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mining:
+    """Which hard negatives join the columns of a batch of B sequences.
+
+    Attributes:
+        places: (B,) the place of each sequence that they are hard for, one with a target; -1 = none.
+        ranks: (B, h) their places in the model's ranking there, 0 = first.
+    """
+
+    places: Tensor
+    ranks: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +32,19 @@ class Negatives:
             of its own sequence.
         others: expected number of columns that are targets of other sequences, drawn by their share of the data.
         uniform: number of columns drawn evenly from the catalogue.
+        mining: columns to be looked up beside; None = none.
     """
 
     rows: Tensor
     sequences: Tensor
     others: float
     uniform: int
+    mining: Mining | None = None
+
+    def followed_by(self, rows: Tensor) -> Negatives:
+        """The same, then columns (H,) that are nobody's targets."""
+        sequences = torch.cat([self.sequences, torch.full_like(rows, -1)])
+        return replace(self, rows=torch.cat([self.rows, rows]), sequences=sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,9 @@ class SequenceBatch:
             return self
         moved = None
         if self.negatives is not None:
-            drawn = self.negatives
-            moved = replace(drawn, rows=drawn.rows.to(device), sequences=drawn.sequences.to(device))
+            drawn, mining = self.negatives, self.negatives.mining
+            if mining is not None:
+                mining = Mining(mining.places.to(device), mining.ranks.to(device))
+            moved = replace(drawn, rows=drawn.rows.to(device), sequences=drawn.sequences.to(device), mining=mining)
         user = {name: codes.to(device) for name, codes in self.user.items()}
         return SequenceBatch(self.history.to(device), self.targets.to(device), user, moved, self.samples)

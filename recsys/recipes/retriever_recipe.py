@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 import numpy as np
 import torch
 from pydantic import Field as Bound
+from pydantic import field_validator
 from torch import Tensor
 
 from recsys.bundle.component import ComponentInfo, component_directory, write_component
@@ -32,6 +33,8 @@ from recsys.train.config import TrainerConfig, TrainingResult
 from recsys.train.device import bf16_products, choose_device
 from recsys.train.export import ExportReport, export_user_tower, item_vectors, user_vectors, write_history_vectors
 from recsys.train.frequency import CountedFrequency, ItemFrequency, StreamingFrequency
+from recsys.train.hard_negatives import HardNegatives
+from recsys.train.negative_memory import NegativeMemory
 from recsys.train.objective import NextItemObjective
 from recsys.train.progress import Progress
 from recsys.train.trainer import Trainer
@@ -56,6 +59,12 @@ class RetrieverConfig(TrainerConfig):
         loss: "auto" is the full softmax up to 50,000 items, the sampled one beyond.
         correction: of the sampled softmax (see `sampled_softmax`).
         in_batch_negatives, uniform_negatives: columns of the sampled softmax.
+        hard_negatives: columns that are looked up for each sequence of a step, besides: items that the model ranks
+            between `hard_ranks` for one of its places (see `NextItemObjective`).
+        hard_ranks: the first rank that may be one, 0 = best, and the first that may not; above the first are
+            items that the user may well want.
+        hard_refresh: steps between two indexes to look them up in.
+        memory_batches: latest batches whose columns are columns of this one too, after `memory_warm_up` steps.
         frequency: what its correction knows of how often items are targets: "counted" over the log beforehand, or
             "streaming" (see `StreamingFrequency`), which follows a law that drifts and needs no pass over the log.
         frequency_rate: weight of the newest gap in the streamed estimate.
@@ -78,6 +87,11 @@ class RetrieverConfig(TrainerConfig):
     correction: Correction = "corrected"
     in_batch_negatives: int = Bound(2048, ge=0)
     uniform_negatives: int = Bound(1024, ge=0)
+    hard_negatives: int = Bound(0, ge=0)
+    hard_ranks: tuple[int, int] = (10, 200)
+    hard_refresh: int = Bound(200, ge=1)
+    memory_batches: int = Bound(0, ge=0)
+    memory_warm_up: int = Bound(500, ge=0)
     frequency: Literal["counted", "streaming"] = "counted"
     frequency_rate: float = Bound(0.01, gt=0, lt=1)
     similarity: Similarity = "dot"
@@ -91,6 +105,13 @@ class RetrieverConfig(TrainerConfig):
     item_fields: Literal["all", "none"] | tuple[str, ...] = "all"
     index: IndexConfig = IndexConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
+
+    @field_validator("hard_ranks")
+    @classmethod
+    def _some_ranks(cls, ranks: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= ranks[0] < ranks[1]:
+            raise ValueError("there is no rank from the first on that is before the second")
+        return ranks
 
 
 ConfigT = TypeVar("ConfigT", bound=RetrieverConfig)
@@ -240,13 +261,13 @@ def train(
             in_batch=0 if full else config.in_batch_negatives,
             uniform=0 if full else config.uniform_negatives,
             places=config.places,
+            mined=config.hard_negatives,
+            mined_ranks=config.hard_ranks,
             seed=view.seed,
         ),
         view.ranks,
     )
-    frequency = _frequency(config, source, model.device, view)
-    bf16 = bf16_products(config.precision, model.device)
-    objective = NextItemObjective(model, frequency, config.correction, config.label_smoothing, bf16)
+    objective = _objective(model, config, source, view)
     if view.start is not None:
         config = config.warm_start.applied(config)
     validate = None
@@ -256,7 +277,7 @@ def train(
         validator = _validator(view)
         validate = lambda: validator(model)  # noqa: E731 (a closure over two names)
     trainer = Trainer(
-        model, objective, source, config, progress, validate, device=model.device, ranks=view.ranks, also=frequency
+        model, objective, source, config, progress, validate, device=model.device, ranks=view.ranks, also=objective
     )
     return trainer.fit(), source
 
@@ -285,6 +306,24 @@ def _validator(view: TrainView) -> RankingValidator:
 
 def _uses_full_softmax(config: RetrieverConfig, items: int) -> bool:
     return config.loss == "full_softmax" or (config.loss == "auto" and items <= FULL_SOFTMAX_UP_TO)
+
+
+def _objective(model: Retriever, config: RetrieverConfig, source: SequenceSource, view: TrainView) -> NextItemObjective:
+    """What is minimised; the full softmax has every negative already."""
+    memory, hard = None, None
+    if source.sampling.samples and config.memory_batches:
+        memory = NegativeMemory(config.memory_batches, config.memory_warm_up, device=model.device, ranks=view.ranks)
+    if source.sampling.samples and config.hard_negatives:
+        hard = HardNegatives(model.items, config.hard_refresh, config.hard_ranks[1], ranks=view.ranks)
+    return NextItemObjective(
+        model,
+        _frequency(config, source, model.device, view),
+        correction=config.correction,
+        label_smoothing=config.label_smoothing,
+        bf16=bf16_products(config.precision, model.device),
+        memory=memory,
+        hard=hard,
+    )
 
 
 def _frequency(config: RetrieverConfig, source: SequenceSource, device: str, view: TrainView) -> ItemFrequency:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.data.interactions import Interactions
-from recsys.models.sequence_batch import Negatives, SequenceBatch
+from recsys.models.sequence_batch import Mining, Negatives, SequenceBatch
 from recsys.train.ranks import ALONE, Ranks
 from recsys.types import offsets_of
 
@@ -31,6 +31,8 @@ class SequenceSampling:
         uniform: columns drawn evenly from the catalogue.
         places: share of a batch's places that have targets; drawn for all its sequences alike, so that the others
             need not be computed.
+        mined: hard negatives looked up for each sequence, where columns are drawn at all.
+        mined_ranks: first rank that may be one, and the first that may not.
         seed: batches are a function of (seed, epoch, step) alone.
     """
 
@@ -39,6 +41,8 @@ class SequenceSampling:
     in_batch: int = 0
     uniform: int = 0
     places: float = 1.0
+    mined: int = 0
+    mined_ranks: tuple[int, int] = (10, 200)
     seed: int = 0
 
     @property
@@ -159,7 +163,15 @@ class SequenceSource:
             sequences=torch.from_numpy(np.concatenate([sequence[drawn], np.full(len(uniform), -1)])),
             others=len(drawn) * (1.0 - same),
             uniform=self.sampling.uniform,
+            mining=self._mining(targets, rng) if self.sampling.mined else None,
         )
+
+    def _mining(self, targets: NDArray[np.int64], rng: np.random.Generator) -> Mining:
+        """One of the places with a target of each sequence, and ranks."""
+        there = targets >= 0
+        place = np.where(there, rng.random(there.shape), -1.0).argmax(axis=1)
+        ranks = rng.integers(*self.sampling.mined_ranks, size=(len(targets), self.sampling.mined))
+        return Mining(torch.from_numpy(np.where(there.any(axis=1), place, -1)), torch.from_numpy(ranks))
 
 
 def _left_out(targets: NDArray[np.int64], kept: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -184,7 +196,10 @@ def share_of(batch: SequenceBatch, rank: int, world: int) -> SequenceBatch:
     if negatives is not None:
         own = negatives.sequences % world == first
         place = torch.where((negatives.sequences >= 0) & own, negatives.sequences // world, -1)
-        negatives = replace(negatives, sequences=place)
+        mining = negatives.mining
+        if mining is not None:
+            mining = Mining(mining.places[mine], mining.ranks[mine])
+        negatives = replace(negatives, sequences=place, mining=mining)
     return SequenceBatch(
         history=batch.history[mine],
         targets=targets,

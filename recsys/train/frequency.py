@@ -101,7 +101,7 @@ class StreamingFrequency:
         What is done in turn to a cell with gaps g_1 … g_n and rates a_1 … a_n is the sum
         B ∏(1 - a_j) + Σ_j a_j g_j ∏_{l>j}(1 - a_l), so that all cells are brought up to date at once.
         """
-        rows = self._of_all_workers(rows)
+        rows = self.ranks.concatenated(rows)
         if not len(rows):
             return
         times = self._time + torch.arange(1, len(rows) + 1, device=rows.device)
@@ -147,13 +147,3 @@ class StreamingFrequency:
             upper = (mixed >> 33) & 0x7FFFFFFF  # 31 bits, never negative
             found.append(upper % self.cells + h * self.cells)
         return torch.stack(found)
-
-    def _of_all_workers(self, rows: Tensor) -> Tensor:
-        """The targets of every worker, those of rank 0 first."""
-        if self.ranks.world == 1:
-            return rows
-        longest = int(max(counts["n"].item() for counts in self.ranks.gather({"n": torch.tensor(len(rows))})))
-        padded = torch.full((longest,), -1, dtype=torch.int64, device=rows.device)
-        padded[: len(rows)] = rows
-        together = torch.cat([part["rows"] for part in self.ranks.gather({"rows": padded})])
-        return together[together >= 0].to(rows.device)

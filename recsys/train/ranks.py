@@ -65,6 +65,16 @@ class Ranks:
                 known[name] = part.cpu()
         return gathered
 
+    def concatenated(self, values: Tensor) -> Tensor:
+        """The values (n,) of all workers, those of rank 0 first, where `values` are; n may differ."""
+        if self.world == 1:
+            return values
+        counts = [int(part["n"]) for part in self.gather({"n": torch.tensor(len(values))})]
+        padded = values.new_zeros(max(counts))
+        padded[: len(values)] = values
+        parts = self.gather({"values": padded})
+        return torch.cat([part["values"][:n] for part, n in zip(parts, counts, strict=True)]).to(values.device)
+
     def wait(self) -> None:
         """Until all workers are here."""
         if self.world > 1:

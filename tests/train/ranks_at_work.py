@@ -17,6 +17,8 @@ from recsys.models.two_tower import TwoTower, TwoTowerShape
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.config import TrainerConfig, TrainingResult
 from recsys.train.frequency import CountedFrequency, StreamingFrequency
+from recsys.train.hard_negatives import HardNegatives
+from recsys.train.negative_memory import NegativeMemory
 from recsys.train.objective import NextItemObjective
 from recsys.train.progress import QuietProgress
 from recsys.train.ranks import Ranks, joined_ranks
@@ -54,6 +56,8 @@ def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[Se
     """A small two-tower and its trainer; `settings` are the trainer's, and some of the model and of the batches."""
     settings = {"precision": "float32", "lr": 0.02, **settings}
     sizes = {"in_batch": 16, "uniform": 8} if settings.pop("sampled", False) else {}
+    if settings.pop("mined", False):
+        sizes |= {"in_batch": 16, "mined": 3, "mined_ranks": (2, 9)}
     sampling = SequenceSampling(batch_users=settings.pop("batch_users", 8), length=10, **sizes)
     torch.manual_seed(0)
     shape = TwoTowerShape(
@@ -67,12 +71,16 @@ def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[Se
     )
     model = TwoTower(shape, torch.arange(ITEMS) + 2, {})
     source = SequenceSource(interactions(settings.pop("users", 42)), {}, ITEMS, sampling, ranks)
-    objective = NextItemObjective(model, CountedFrequency(torch.from_numpy(source.shares())))
+    memory, hard = None, None
+    if sampling.mined:
+        memory, hard = NegativeMemory(3, ranks=ranks), HardNegatives(model.items, 4, 9, ranks=ranks)
+    frequency = CountedFrequency(torch.from_numpy(source.shares()))
+    objective = NextItemObjective(model, frequency, memory=memory, hard=hard)
     validate = None
     if settings.pop("validate", False):
         validate = lambda: {"ndcg@10": ranks.sum([model.log_scale.item()])[0]}  # noqa: E731
     config = TrainerConfig.model_validate(settings)
-    return Trainer(model, objective, source, config, QuietProgress(scratch), validate, ranks=ranks)
+    return Trainer(model, objective, source, config, QuietProgress(scratch), validate, ranks=ranks, also=objective)
 
 
 def gradients(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> dict[str, Tensor]:

@@ -62,7 +62,11 @@ def test_sparse_gradients_are_added_by_gloo_and_not_by_nccl(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("tables", ["dense", "rowwise"])
-@pytest.mark.parametrize("more", [{}, {"sampled": True}, {"accumulate": 3}, {"recompute": True}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"sampled": True}, {"accumulate": 3}, {"accumulate": 3, "mined": True}, {"recompute": True}],
+    ids=str,
+)
 def test_gradients_of_two_workers_are_those_of_one_on_the_whole_batch(
     together: Together, tmp_path: Path, tables: str, more: dict[str, Any]
 ) -> None:
@@ -97,11 +101,13 @@ def test_the_loss_curve_of_two_workers_is_that_of_one(together: Together, tmp_pa
     assert max(float((weights[name] - of_first[name]).abs().max()) for name in weights) < 0.01
 
 
-@pytest.mark.parametrize("tables", ["dense", "rowwise"])
-def test_two_workers_killed_within_an_epoch_go_on_to_the_bit(together: Together, tmp_path: Path, tables: str) -> None:
+@pytest.mark.parametrize("more", [{}, {"table_optimiser": "rowwise"}, {"mined": True}], ids=str)
+def test_two_workers_killed_within_an_epoch_go_on_to_the_bit(
+    together: Together, tmp_path: Path, more: dict[str, Any]
+) -> None:
     from ranks_at_work import KilledError, fitted
 
-    settings = {"max_epochs": 4, "ema": 0.9, "dropout": 0.3, "checkpoint_s": 1e-9, "table_optimiser": tables}
+    settings = {"max_epochs": 4, "ema": 0.9, "dropout": 0.3, "checkpoint_s": 1e-9, "table_optimiser": "dense", **more}
     whole = together(fitted, tmp_path / "whole", settings)
     killed = together(fitted, tmp_path / "parts", settings, 15)
     assert all(isinstance(error, KilledError) for error in killed)
