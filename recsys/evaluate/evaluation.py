@@ -24,6 +24,7 @@ from recsys.evaluate.examples import Example, examples
 from recsys.evaluate.funnel import Funnel, trace
 from recsys.evaluate.interest_study import interest_study
 from recsys.evaluate.many_tastes import many_tastes
+from recsys.evaluate.merge_study import merge_study
 from recsys.evaluate.protocols import require_held_out, require_same_cut
 from recsys.evaluate.ranking import eligible_count, rank_channel, rank_lists, rank_yardstick
 from recsys.evaluate.real_time import real_time
@@ -282,7 +283,9 @@ def _studies(
 ) -> list[Study]:
     """The questions of their own, in the order of the report."""
     channels, catalogue, attributes = bundle.channels, bundle.catalogue, dataset.users()
-    studies: list[Study] = [real_time(channels, events, len(catalogue), attributes, progress)]
+    merge = merge_study(bundle.cascade, events, attributes, progress)
+    studies: list[Study] = [] if merge is None else [merge]
+    studies.append(real_time(channels, events, len(catalogue), attributes, progress))
     interests = interest_study(channels, events, catalogue, attributes, progress)
     if interests is not None:
         studies.append(interests)
