@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recsys.models.layers.capsules import InterestCapsules, Routing
 from recsys.models.layers.dropout import Dropout
-from recsys.models.layers.recency import RecencyMixer, RecencyProfiles, prefix_ages
+from recsys.models.layers.recency import RecencyMixer, RecencyProfiles, by_age, prefix_ages
 from recsys.models.losses.label_aware import label_aware
 from recsys.models.losses.softmax import Credit
 from recsys.models.retriever import Retriever, RetrieverShape
@@ -123,7 +123,7 @@ class Mind(Retriever):
         Those beyond K' are the first once more.
         """
         vectors = self.drop(vectors)
-        counts = torch.where(age > 0, nn.functional.embedding(age, self.decay)[..., 0].exp(), 0.0)
+        counts = by_age(age, self.decay)[..., 0].exp()
         capsules, there = self.capsules(vectors, counts, (age > 0).sum(dim=-1))
         others = [capsules]
         attributes = self.user_attributes(user)

@@ -61,29 +61,32 @@ class InterestCapsules(nn.Module):
         """
         there = lengths.unsqueeze(-1) >= self.needed
         closed = torch.where(there, 0.0, _NEVER).unsqueeze(-1)
+        counts = counts.unsqueeze(2)
         mapped = self.shared(behaviours)
         with torch.no_grad():
-            unit = F.normalize(mapped, dim=-1)
-            logits = (self.directions @ unit.transpose(1, 2)).unsqueeze(1)
+            scale = mapped.square().sum(dim=-1).add(_TINY).rsqrt()[:, None, None]
+            logits = (self.directions @ mapped.transpose(1, 2)).unsqueeze(1) * scale
             for _ in range(self.iterations - 1):
-                interests = self._gathered(logits + closed, counts, mapped)
+                summed = self._summed(logits + closed, counts, mapped)
                 if self.routing == "cosine":
-                    logits = self._products(SHARPNESS * F.normalize(interests, dim=-1), unit)
+                    logits = _products(SHARPNESS * F.normalize(summed, dim=-1), mapped) * scale
                 else:
-                    logits = logits + self._products(interests, mapped)
-        return self._gathered(logits + closed, counts, mapped) * there.unsqueeze(-1), there
+                    logits = logits + _products(squash(summed), mapped)
+        return squash(self._summed(logits + closed, counts, mapped)) * there.unsqueeze(-1), there
 
-    def _gathered(self, logits: Tensor, counts: Tensor, mapped: Tensor) -> Tensor:
-        """Squashed sums of the behaviours by their routing weights: (B, T, K, d)."""
-        weights = torch.softmax(logits, dim=2) * counts.unsqueeze(2)
-        batch, places, interests, length = weights.shape
-        summed = weights.view(batch, places * interests, length) @ mapped
-        return squash(summed).view(batch, places, interests, -1)
+    def _summed(self, logits: Tensor, counts: Tensor, mapped: Tensor) -> Tensor:
+        """z, the sums of the behaviours by their routing weights: (B, T, K, d)."""
+        return _products(torch.softmax(logits, dim=2) * counts, mapped.transpose(1, 2))
 
-    def _products(self, interests: Tensor, behaviours: Tensor) -> Tensor:
-        """(B, T, K, d) and (B, L, d) → (B, T, K, L)."""
-        batch, places, count, dim = interests.shape
-        return (interests.view(batch, places * count, dim) @ behaviours.transpose(1, 2)).view(batch, places, count, -1)
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """(B, T, K, a) and (B, b, a) → (B, T, K, b), in one product of matrices a history.
+
+    One place, which is what is served, needs no reshaping: an exported graph is shorter by many small nodes.
+    """
+    if left.shape[1] == 1:
+        return (left.squeeze(1) @ right.transpose(1, 2)).unsqueeze(1)
+    return (left.flatten(1, 2) @ right.transpose(1, 2)).unflatten(1, left.shape[1:3])
 
 
 def squash(z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from recsys.models.layers.dropout import Dropout
 
 _UNSEEN = -1e9
-"""The logit of a place without behaviour."""
+"""The logit of a place without behaviour: its share is zero."""
 _FASTEST, _SLOWEST = 2.0, 0.01
 """What a behaviour one older starts to count less, in nats, in the first profile and in the last."""
 _START_STD = 0.02
@@ -18,6 +18,11 @@ _START_STD = 0.02
 def prefix_ages(places: Tensor, length: int) -> Tensor:
     """(1, P, L) the age of each of L behaviours, oldest first, after the first `places` (P,); 0 = not seen yet."""
     return (places[:, None] - torch.arange(length, device=places.device)).clamp(min=0)[None]
+
+
+def by_age(age: Tensor, weight: Tensor) -> Tensor:
+    """Rows of `weight` (ages from 0, H) by age, (…) → (…, H); of what is not there, what has no share or count."""
+    return F.embedding(age, torch.cat([weight.new_full((1, weight.shape[1]), _UNSEEN), weight[1:]]))
 
 
 class RecencyProfiles(nn.Module):
@@ -49,12 +54,13 @@ class RecencyProfiles(nn.Module):
         Returns:
             (B, T, H·d); the start vector H times where nothing is there.
         """
-        seen = (age > 0).unsqueeze(-2)
-        logits = F.embedding(age, self.weight).transpose(-1, -2)
-        shares = torch.softmax(torch.where(seen, logits, _UNSEEN), dim=-1)
-        means = shares.flatten(1, 2) @ vectors
-        means = means.view(vectors.shape[0], age.shape[1], -1)
-        return torch.where(seen.any(dim=-1), means, self.start.repeat(self.weight.shape[1]))
+        shares = torch.softmax(by_age(age, self.weight).transpose(-1, -2), dim=-1)
+        if age.shape[1] == 1:  # what is served, in fewer nodes
+            means = (shares.squeeze(1) @ vectors).flatten(1).unsqueeze(1)
+        else:
+            means = (shares.flatten(1, 2) @ vectors).unflatten(1, shares.shape[1:3]).flatten(2)
+        seen = age.amax(dim=-1, keepdim=True) > 0
+        return torch.where(seen, means, self.start.repeat(self.weight.shape[1]))
 
 
 class RecencyMixer(nn.Module):
