@@ -73,6 +73,8 @@ class RetrieverConfig(TrainerConfig):
         dropout, label_smoothing: regularisation.
         id_dropout: share of the items whose id a step does not look at, so that attributes learn to speak for items
             that come later.
+        exclude_history: whether the full softmax leaves out the items that the user has, as answers that exclude them
+            do; for data where nobody chooses an item twice.
         batch_users: sequences a step.
         places: share of the places of a batch's sequences that a step learns from, other ones each time: those of one
             sequence are alike, so that fewer of more sequences teach more in the same time.
@@ -99,6 +101,7 @@ class RetrieverConfig(TrainerConfig):
     dropout: float = Bound(0.2, ge=0, lt=1)
     id_dropout: float = Bound(0.0, ge=0, lt=1)
     label_smoothing: float = Bound(0.0, ge=0, lt=1)
+    exclude_history: bool = False
     batch_users: int = Bound(64, ge=1)
     places: float = Bound(1.0, gt=0, le=1)
     user_fields: Literal["all", "none"] | tuple[str, ...] = "all"
@@ -320,6 +323,7 @@ def _objective(model: Retriever, config: RetrieverConfig, source: SequenceSource
         _frequency(config, source, model.device, view),
         correction=config.correction,
         label_smoothing=config.label_smoothing,
+        exclude_history=config.exclude_history,
         bf16=bf16_products(config.precision, model.device),
         memory=memory,
         hard=hard,

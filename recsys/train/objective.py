@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.models.losses.softmax import Correction, expected_counts, full_softmax, sampled_softmax
+from recsys.models.losses.softmax import Correction, Seen, expected_counts, full_softmax, sampled_softmax
 from recsys.models.retriever import Retriever
 from recsys.models.sequence_batch import Negatives, SequenceBatch
 from recsys.train.checkpoint import Stateful, below, under
@@ -45,6 +45,7 @@ class NextItemObjective:
         frequency: each item's share of the training targets, for the sampled softmax.
         correction: of the sampled softmax.
         label_smoothing: of the full softmax.
+        exclude_history: whether the full softmax leaves out what the user had.
         bf16: whether the softmax multiplies in bfloat16.
         memory: columns of the batches before, for the sampled softmax; None = none.
         hard: who looks hard negatives up, for batches that ask for them.
@@ -54,6 +55,7 @@ class NextItemObjective:
     frequency: ItemFrequency
     correction: Correction = "corrected"
     label_smoothing: float = 0.0
+    exclude_history: bool = False
     bf16: bool = False
     memory: NegativeMemory | None = None
     hard: HardNegatives | None = None
@@ -81,6 +83,7 @@ class NextItemObjective:
             vectors,
             targets,
             label_smoothing=self.label_smoothing,
+            seen=Seen(batch.history, *(batch.targets >= 0).nonzero().unbind(1)) if self.exclude_history else None,
             credit=self.model.credit,
             bf16=self.bf16,
         )
