@@ -52,6 +52,7 @@ class Users(nn.Module):
     """As little of a retriever as an objective asks for: every sequence has one place, and a vector of its own."""
 
     device = "cpu"
+    credit = "max"
 
     def __init__(self, users: Tensor, items: Tensor) -> None:
         super().__init__()
