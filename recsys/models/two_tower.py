@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from recsys.models.layers.recency import RecencyEncoder
 from recsys.models.layers.sequence import CausalAttention, MeanPooling, Positions
 from recsys.models.layers.tower import Tower
 from recsys.models.retriever import Retriever, RetrieverShape
 from recsys.models.sequence_batch import SequenceBatch
+
+HistoryEncoder: TypeAlias = Literal["attention", "recency", "mean"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,16 @@ class TwoTowerShape(RetrieverShape):
 
     Attributes:
         history: how the history is encoded; None = the user tower has attributes only.
-        blocks, heads, widening, positions, convolution: of the attention encoder (see `CausalAttention`).
+        blocks, heads, positions, convolution: of the attention encoder (see `CausalAttention`).
+        profiles: of the recency encoder (see `RecencyEncoder`).
+        widening: inner width over `dim` of the attention encoder's feed-forward part, of the recency encoder's MLP.
         recompute: whether training computes the inside of attention blocks twice to save memory.
     """
 
-    history: Literal["attention", "mean"] | None = "attention"
+    history: HistoryEncoder | None = "attention"
     blocks: int = 2
     heads: int = 2
+    profiles: int = 4
     widening: int = 4
     positions: Positions = "absolute"
     convolution: int = 0
@@ -118,11 +124,13 @@ class TwoTower(Retriever):
         return dict(zip(names, weights.detach().mean(dim=0).tolist(), strict=True))
 
 
-def _history_encoder(shape: TwoTowerShape) -> CausalAttention | MeanPooling | None:
+def _history_encoder(shape: TwoTowerShape) -> CausalAttention | RecencyEncoder | MeanPooling | None:
     if shape.history is None:
         return None
     if shape.history == "mean":
         return MeanPooling(shape.dim)
+    if shape.history == "recency":
+        return RecencyEncoder(shape.dim, shape.history_length, shape.profiles, shape.widening, shape.dropout)
     return CausalAttention(
         shape.dim,
         shape.history_length,

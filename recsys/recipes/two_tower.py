@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field as Bound
 
 from recsys.bundle.component import ComponentInfo, write_component
 from recsys.errors import ConfigError
 from recsys.models.layers.sequence import Positions
-from recsys.models.two_tower import TwoTower, TwoTowerShape
+from recsys.models.two_tower import HistoryEncoder, TwoTower, TwoTowerShape
 from recsys.recipes.retriever_recipe import RetrieverConfig, RetrieverRecipe, catalogue_tensors, retriever_settings
 from recsys.train.progress import Progress
 from recsys.train.view import TrainView
@@ -21,17 +20,21 @@ class TwoTowerConfig(RetrieverConfig):
     """The user tower; item side, loss and index are inherited from RetrieverConfig.
 
     Attributes:
-        history: "attention" (SASRec's blocks) or "mean"; left out where the features have no history.
-        blocks, heads, widening: of the attention encoder; `widening` is the feed-forward's inner width over `dim`.
+        history: "attention" (SASRec's blocks), "recency" (means of the items with learned weights by age, and an MLP)
+            or "mean"; left out where the features have no history.
+        blocks, heads: of the attention encoder.
+        profiles: means of the recency encoder, each with its own weights by age.
+        widening: inner width over `dim` of the attention encoder's feed-forward part, of the recency encoder's MLP.
         positions: "absolute" places are counted from the oldest item, "rotary" ones by how far apart two items are;
             "none" leaves order to the convolution.
         convolution: items just before that each item of the history is mixed with; 0 = none.
         recompute: compute the inside of attention blocks twice rather than keep it; saves memory in long histories.
     """
 
-    history: Literal["attention", "mean"] = "attention"
+    history: HistoryEncoder = "attention"
     blocks: int = Bound(2, ge=1, le=24)
     heads: int = Bound(2, ge=1)
+    profiles: int = Bound(4, ge=1, le=16)
     widening: int = Bound(4, ge=1)
     positions: Positions = "absolute"
     convolution: int = Bound(0, ge=0, le=16)
@@ -87,6 +90,7 @@ def build_model(config: TwoTowerConfig, view: TrainView) -> TwoTower:
         history=config.history if view.features.history is not None else None,
         blocks=config.blocks,
         heads=config.heads,
+        profiles=config.profiles,
         widening=config.widening,
         positions=config.positions,
         convolution=config.convolution,

@@ -65,7 +65,7 @@ def test_sizes_grow_with_the_data_and_passes_over_them_shrink() -> None:
     portal = two_tower_sizes(Counts(events=400_000_000, users=3_000_000, items=800_000, by_type={}))
     assert (shop["dim"], portal["dim"]) == (32, 64)
     assert (shop["max_epochs"], portal["max_epochs"]) == (50, 3)
-    assert (shop["history"], portal["history"]) == ("attention", "mean")
+    assert (shop["history"], portal["history"]) == ("attention", "recency")
     for sizes in (shop, portal):
         parse_config(RECIPES["two_tower"].config_type, sizes, "sizes")
 

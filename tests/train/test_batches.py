@@ -181,3 +181,31 @@ def test_who_gets_no_sequence_of_a_small_batch_takes_one_that_does_not_count() -
     shares = [share_of(whole, rank, 3) for rank in range(3)]
     assert [len(share.targets) for share in shares] == [1, 1, 1]
     assert [share.samples for share in shares] == [int((t >= 0).sum()) for t in whole.targets] + [0]
+
+
+def test_a_share_of_the_places_has_targets_the_same_ones_in_every_sequence_of_a_batch() -> None:
+    sequences = random_interactions()
+    sampling = SequenceSampling(batch_users=10, length=12, places=0.4, seed=1)
+    some, every = (
+        SequenceSource(sequences, {}, 30, s) for s in (sampling, SequenceSampling(batch_users=10, length=12, seed=1))
+    )
+    for part, whole in zip(some.epoch(0), every.epoch(0), strict=True):
+        kept = (part.targets >= 0).any(dim=0)
+        assert torch.equal(part.history, whole.history)
+        assert torch.equal(part.targets[:, kept], whole.targets[:, kept])
+        there = int((whole.targets >= 0).any(dim=0).sum())
+        assert int(kept.sum()) == max(1, round(0.4 * there))
+        assert part.samples == int((part.targets >= 0).sum())
+
+
+def test_over_epochs_a_share_of_the_places_shows_every_target_alike() -> None:
+    source = SequenceSource(
+        interactions(list(range(10)), list(range(10))), {}, 10, SequenceSampling(batch_users=2, length=9, places=0.3)
+    )
+    shown = np.bincount(
+        [int(t) for epoch in range(500) for batch in source.epoch(epoch) for t in batch.targets[batch.targets >= 0]],
+        minlength=10,
+    )
+    assert shown.sum() == 500 * 2 * 3
+    assert shown.min() > 0.75 * shown.mean()
+    assert shown.max() < 1.25 * shown.mean()

@@ -42,6 +42,7 @@ TOWERS = [
     ("attention", "dot"),
     ("attention", "dot", "rotary", 0),
     ("attention", "cosine", "none", 3),
+    ("recency", "dot"),
     ("mean", "cosine"),
 ]
 
