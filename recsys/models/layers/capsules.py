@@ -84,9 +84,11 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
 
     One place, which is what is served, needs no reshaping: an exported graph is shorter by many small nodes.
     """
-    if left.shape[1] == 1:
-        return (left.squeeze(1) @ right.transpose(1, 2)).unsqueeze(1)
-    return (left.flatten(1, 2) @ right.transpose(1, 2)).unflatten(1, left.shape[1:3])
+    batch, places, interests, _ = left.shape
+    if places == 1:
+        return torch.matmul(left.squeeze(1), right.transpose(1, 2)).unsqueeze(1)
+    products = torch.matmul(left.flatten(1, 2), right.transpose(1, 2))
+    return products.view(batch, places, interests, -1)
 
 
 def squash(z: Tensor) -> Tensor:

@@ -35,8 +35,10 @@ class FieldEmbeddings(nn.Module):
         """Codes (n,), or (n, values) for a list, by field name → (n, F, d)."""
         vectors = []
         for name, table in zip(self.names, self.tables, strict=True):
-            of_field = _mean_of_present if name in self.lists else nn.Embedding.forward
-            vectors.append(of_field(table, codes[name]).flatten(1))
+            assert isinstance(table, nn.Embedding)
+            vectors.append(
+                _mean_of_present(table, codes[name]) if name in self.lists else table(codes[name]).flatten(1)
+            )
         return torch.stack(vectors, dim=1)
 
 
@@ -55,6 +57,6 @@ def _mean_of_present(table: nn.Embedding, codes: Tensor) -> Tensor:
     """
     if not torch.onnx.is_in_onnx_export():
         return F.embedding_bag(codes, table.weight, mode="mean", padding_idx=0, sparse=table.sparse)
-    vectors = table(codes)
+    vectors: Tensor = table(codes)
     present = (codes > 0).to(vectors.dtype).unsqueeze(-1)
     return (vectors * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)

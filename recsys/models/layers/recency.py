@@ -56,9 +56,9 @@ class RecencyProfiles(nn.Module):
         """
         shares = torch.softmax(by_age(age, self.weight).transpose(-1, -2), dim=-1)
         if age.shape[1] == 1:  # what is served, in fewer nodes
-            means = (shares.squeeze(1) @ vectors).flatten(1).unsqueeze(1)
+            means = torch.matmul(shares.squeeze(1), vectors).flatten(1).unsqueeze(1)
         else:
-            means = (shares.flatten(1, 2) @ vectors).unflatten(1, shares.shape[1:3]).flatten(2)
+            means = torch.matmul(shares.flatten(1, 2), vectors).view(len(vectors), age.shape[1], -1)
         seen = age.amax(dim=-1, keepdim=True) > 0
         return torch.where(seen, means, self.start.repeat(self.weight.shape[1]))
 

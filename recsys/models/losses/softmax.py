@@ -122,8 +122,8 @@ class _FullSoftmax(torch.autograd.Function):
             grad_users[part] = _products(slope, table.T)
             grad_items += slope.flatten(0, 1).T @ vectors.flatten(0, 1)
         ctx.save_for_backward(grad_users, grad_items)
-        ctx.rows = max(1, len(users))
-        return total / ctx.rows
+        ctx.rows = rows = max(1, len(users))
+        return total / rows
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -246,8 +246,8 @@ class _SampledSoftmax(torch.autograd.Function):
         pull = own_share - _split(positive, credit)
         grad_users += pull * positives.unsqueeze(1)
         ctx.save_for_backward(grad_users, (pull * users).sum(dim=1), grad_negatives)
-        ctx.rows = max(1, len(users))
-        return -own_share.sum(dim=1).clamp_(min=torch.finfo(users.dtype).tiny).log_().sum() / ctx.rows
+        ctx.rows = rows = max(1, len(users))
+        return -own_share.sum(dim=1).clamp_(min=torch.finfo(users.dtype).tiny).log_().sum() / rows
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -274,7 +274,8 @@ def _closed(users: Tensor) -> Tensor:
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
     """(r, K, a) and (b, a) → (r, K, b), in one product of matrices."""
-    return (left.flatten(0, 1) @ right.T).view(*left.shape[:2], len(right))
+    products: Tensor = left.flatten(0, 1) @ right.T
+    return products.view(*left.shape[:2], len(right))
 
 
 def _shares(logits: Tensor, credit: Credit) -> Tensor:
