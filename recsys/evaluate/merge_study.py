@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,23 +19,28 @@ from recsys.errors import BundleError
 from recsys.evaluate import charts
 from recsys.evaluate.bootstrap import Resampled, bootstrap
 from recsys.evaluate.markup import number, panel, row, signed, table
-from recsys.evaluate.metrics import DEPTH, PerEvent, Ranks, ndcg, recall
+from recsys.evaluate.metrics import DEPTH, Ranks, ndcg, recall
 from recsys.evaluate.ranking import batches, ranks_in_lists
 from recsys.evaluate.results import Interval, Progress
 from recsys.evaluate.sampling import draw_users
 from recsys.evaluate.section import Block, Figure, Html, Section
-from recsys.types import Candidates, offsets_of
+from recsys.types import Candidates, RowMask, Rows, Users, offsets_of
 
 EVENTS: Final = 20_000
 """Test events that it is measured on, at most."""
 LENGTHS: Final = (10, 50, 100, DEPTH)
 MEASURES: Final = ("ndcg@10", *(f"recall@{length}" for length in LENGTHS))
 MERGED: Final = "merged"
+SHORT: Final = "merged_short"
 ROUND_ROBIN: Final = "round_robin"
 BEST: Final = "best_channel"
 
 _HEADINGS: Final = ("NDCG@10", *(f"Recall@{length}" for length in LENGTHS))
-_TITLES: Final = {MERGED: "merged", ROUND_ROBIN: "in turn (round-robin)"}
+_TITLES: Final = {
+    MERGED: "merged",
+    SHORT: "merged from lists no longer than the answer",
+    ROUND_ROBIN: "in turn (round-robin)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class MergeStudy:
 
     Attributes:
         events: test events it was measured on.
-        lists: channel, ROUND_ROBIN or MERGED → measure → mean.
+        lists: channel, ROUND_ROBIN, SHORT or MERGED → measure → mean.
         best: measure → the channel that is best in it.
         gains: ROUND_ROBIN or BEST → measure → merged less that, paired.
         curves: the rule; None when none was learned.
@@ -85,8 +91,9 @@ class MergeStudy:
             blocks += [_drawn(self.curves), Html(f"<p>{escape(_lead(self.curves))}</p>")]
         return Section(
             "What the merge gives",
-            "Every list is cut at the same length. In turn: all first places, then all second ones, each row once. "
-            "The rule was learned on validation events; these are test events.",
+            f"Every list is cut at the same length. In turn: all first places, then all second ones, each row once. "
+            f"Merged: from {DEPTH} rows a channel, as for recommendations; a recall of k rows asks each channel for k, "
+            "the line above. The rule was learned on validation events; these are test events.",
             blocks,
         )
 
@@ -131,20 +138,36 @@ def merge_study(
         return None
     events = draw_users(events, EVENTS)
     progress.start("merge", len(events))
-    found: dict[str, list[Ranks]] = {}
+    found: defaultdict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for start, users in batches(events, attributes):
-        recalled = cascade.recall(users, DEPTH, allowed=events.eligible)
-        if recalled.degraded:
-            raise BundleError(f"{', '.join(recalled.degraded)} failed while the merge was evaluated")
-        lists = {answer.name: answer.candidates for answer in recalled.channels}
-        lists |= {ROUND_ROBIN: round_robin(list(lists.values()), DEPTH), MERGED: recalled.candidates}
         targets = events.target[start : start + len(users)]
-        for name, one in lists.items():
-            found.setdefault(name, []).append(ranks_in_lists(one, targets, by_order=True))
+        for name, of_batch in _measured(cascade, users, targets, events.eligible).items():
+            found[name].append(of_batch)
         progress.advance(len(users))
-    ranks = {name: np.concatenate(parts) for name, parts in found.items()}
-    resampled = bootstrap([column for one in ranks.values() for column in _columns(one)], events.user)
-    return _compared(list(ranks), resampled, len(events), cascade.config.merge)
+    columns = (column for parts in found.values() for column in np.concatenate(parts, axis=1))
+    return _compared(list(found), bootstrap(columns, events.user), len(events), cascade.config.merge)
+
+
+def _measured(cascade: Cascade, users: Users, targets: Rows, allowed: RowMask | None) -> dict[str, NDArray[np.float64]]:
+    """List → (measures, B) what each event adds to the means."""
+    recalled = cascade.recall(users, DEPTH, allowed=allowed)
+    if recalled.degraded:
+        raise BundleError(f"{', '.join(recalled.degraded)} failed while the merge was evaluated")
+    lists = {answer.name: answer.candidates for answer in recalled.channels}
+    lists[ROUND_ROBIN] = round_robin(list(lists.values()), DEPTH)
+    of_length = {k: cascade.recall(users, k, allowed=allowed).candidates for k in LENGTHS[:-1]}
+    of_length[DEPTH] = lists[MERGED] = recalled.candidates
+    ranks = {name: ranks_in_lists(one, targets, by_order=True) for name, one in lists.items()}
+    short = {k: ranks_in_lists(one, targets, by_order=True) for k, one in of_length.items()}
+    columns = {name: _columns(dict.fromkeys(LENGTHS, one)) for name, one in ranks.items()}
+    columns[SHORT] = _columns(short)
+    columns[MERGED] = columns.pop(MERGED)  # the last row
+    return columns
+
+
+def _columns(ranks: Mapping[int, Ranks]) -> NDArray[np.float64]:
+    """(measures, B) from the places of the targets in the list of each length."""
+    return np.stack([ndcg(ranks[LENGTHS[0]], LENGTHS[0]), *(recall(ranks[length], length) for length in LENGTHS)])
 
 
 def round_robin(lists: Sequence[Candidates], k: int) -> Candidates:
@@ -175,14 +198,10 @@ def round_robin(lists: Sequence[Candidates], k: int) -> Candidates:
     return Candidates(rows[picked], scores, masks[given][kept], offsets_of(counts))
 
 
-def _columns(ranks: Ranks) -> list[PerEvent]:
-    return [ndcg(ranks, LENGTHS[0]), *(recall(ranks, length) for length in LENGTHS)]
-
-
 def _compared(names: Sequence[str], resampled: Resampled, events: int, curves: RankCurves | None) -> MergeStudy:
     at = {(name, m): i * len(MEASURES) + j for i, name in enumerate(names) for j, m in enumerate(MEASURES)}
     means: NDArray[np.float64] = resampled.means
-    channels = [name for name in names if name not in (ROUND_ROBIN, MERGED)]
+    channels = [name for name in names if name not in (ROUND_ROBIN, SHORT, MERGED)]
     best = {m: max(channels, key=lambda name: float(means[at[name, m]])) for m in MEASURES}
 
     def gain(measure: str, other: str) -> Measured:

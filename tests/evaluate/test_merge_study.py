@@ -11,7 +11,7 @@ from recsys.cascade.cascade import Cascade, CascadeConfig
 from recsys.cascade.merge import RankCurves
 from recsys.data.interactions import EvaluationSet, Interactions
 from recsys.errors import BundleError
-from recsys.evaluate.merge_study import BEST, MEASURES, MERGED, ROUND_ROBIN, MergeStudy, merge_study, round_robin
+from recsys.evaluate.merge_study import BEST, MEASURES, MERGED, ROUND_ROBIN, SHORT, MergeStudy, merge_study, round_robin
 from recsys.evaluate.results import Quiet
 from recsys.types import Candidates, Deadline, RowMask, Users, offsets_of
 
@@ -85,7 +85,7 @@ def studied(events: EvaluationSet, curves: RankCurves | None) -> MergeStudy:
 def test_means_and_gains_are_those_worked_out_by_hand(events: EvaluationSet) -> None:
     only_first = RankCurves(places=(1, 501), log_odds={"first": (9, 0), "second": (0, 0)})
     study = studied(events, only_first)
-    assert list(study.lists) == ["first", "second", ROUND_ROBIN, MERGED]
+    assert list(study.lists) == ["first", "second", ROUND_ROBIN, SHORT, MERGED]
     assert study.lists["first"]["ndcg@10"].value == pytest.approx(0.5)
     assert study.lists["second"]["ndcg@10"].value == pytest.approx(0.5 / np.log2(3))
     assert study.lists[ROUND_ROBIN]["recall@10"].value == 1
@@ -103,13 +103,24 @@ def test_the_report_has_the_figures_and_the_rule(events: EvaluationSet) -> None:
     study = studied(events, curves)
     entry = study.as_json()
     assert entry["events"] == USERS
-    assert set(entry["lists"]) == {"first", "second", ROUND_ROBIN, MERGED}
+    assert set(entry["lists"]) == {"first", "second", ROUND_ROBIN, SHORT, MERGED}
     assert set(entry["merged_less"][BEST]) == set(MEASURES)
     assert entry["merged_less"][ROUND_ROBIN]["recall@10"][0] == -0.5
     page = "".join(getattr(block, "markup", getattr(block, "svg", "")) for block in study.section().blocks)
     assert "The first 10 rows are those of first" in page
     assert "−0.5000" in page
     assert len(studied(events, None).section().blocks) == 1
+
+
+def test_a_short_answer_is_merged_from_short_lists(events: EvaluationSet) -> None:
+    """Of 20 rows that stand in both lists before places 9 and 40, lists of 10 share nine."""
+    curves = RankCurves(places=(1, 501), log_odds={"first": (6, 0), "second": (6, 0)})
+    channels = [At("first", events, [9] * USERS), At("second", events, [40] * USERS)]
+    study = merge_study(Cascade(channels, config=CascadeConfig(merge=curves)), events, None, Quiet())
+    assert study is not None
+    assert study.lists[MERGED]["recall@10"].value == 0
+    assert study.lists[SHORT]["recall@10"].value == 1
+    assert study.lists[SHORT]["recall@500"].value == study.lists[MERGED]["recall@500"].value == 1
 
 
 def test_one_channel_has_nothing_to_merge_and_a_failing_one_is_named(events: EvaluationSet) -> None:
