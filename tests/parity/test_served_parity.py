@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +15,27 @@ import recsys
 from recsys.bundle.manifest import FEATURES_FOLDER, USERS_FOLDER, DatasetReference, Manifest, SplitReference
 from recsys.bundle.publish import assemble, publish
 from recsys.bundle.users import write_users
-from recsys.columns import USER_ID
-from recsys.models.two_tower import TwoTower
+from recsys.columns import USER_ID, EventType
+from recsys.models.retriever import Retriever
 from recsys.recipes import RECIPES
-from recsys.recipes.two_tower import TwoTowerConfig, TwoTowerRecipe, build_model
+from recsys.recipes.mind import MindConfig, MindRecipe
+from recsys.recipes.retriever_recipe import RetrieverConfig, RetrieverRecipe, train
+from recsys.recipes.two_tower import TwoTowerConfig, TwoTowerRecipe
+from recsys.stores.store import Event
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
 from recsys.testing.serving import RunningServer
 from recsys.train.progress import QuietProgress
 from recsys.train.view import TrainView
+from recsys.types import Floats
 from services.rpc.client import Client
 
 USERS, K = 500, 100
-CONFIG = TwoTowerConfig(dim=16, blocks=2, heads=2, max_epochs=2, patience=2, batch_users=64)
+CONFIGS: dict[str, RetrieverConfig] = {
+    "two_tower": TwoTowerConfig(dim=16, blocks=2, heads=2, max_epochs=2, patience=2, batch_users=64),
+    "mind": MindConfig(dim=16, interests=4, max_epochs=2, patience=2, batch_users=64),
+}
+FITTED: dict[str, RetrieverRecipe] = {"two_tower": TwoTowerRecipe(), "mind": MindRecipe()}  # type: ignore[type-arg]
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +44,22 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> TrainView:
     return planted_view(tmp_path_factory.mktemp("world") / "data", world)
 
 
-@pytest.fixture(scope="module")
-def model(view: TrainView, tmp_path_factory: pytest.TempPathFactory) -> TwoTower:
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def model(request: pytest.FixtureRequest, view: TrainView, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     """Trained anew: the same seed gives the same weights that the bundle was exported from."""
     torch.set_num_threads(view.threads)
     torch.manual_seed(view.seed)
-    model = build_model(CONFIG, view)
-    TwoTowerRecipe()._train(model, CONFIG, view, QuietProgress(tmp_path_factory.mktemp("scratch")))
+    config = CONFIGS[request.param]
+    model = FITTED[request.param].build_model(config, view)
+    train(model, config, view, QuietProgress(tmp_path_factory.mktemp("scratch")))
     return model.eval()
 
 
 @pytest.fixture(scope="module")
 def bundles(view: TrainView, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("fitted")
-    RECIPES["two_tower"].fit(CONFIG, view, {}, work, QuietProgress(tmp_path_factory.mktemp("scratch")))
+    for name, config in CONFIGS.items():
+        RECIPES[name].fit(config, view, {}, work, QuietProgress(tmp_path_factory.mktemp("scratch")))
     manifest = Manifest(
         version="unnamed",
         created="",
@@ -65,14 +77,20 @@ def bundles(view: TrainView, tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_users(folder / USERS_FOLDER, interactions=view.train, catalogue=view.catalogue, users=view.user_frame)
 
     folder = tmp_path_factory.mktemp("served") / "bundles"
-    components = [work / "components" / name for name in ("two_tower", "two_tower_scorer")]
+    components = [work / "components" / name for name in ("two_tower", "two_tower_scorer", "mind")]
     version = assemble(folder, manifest, components, write_content).name
     publish(folder, version)
     return folder
 
 
-def exact_scores(model: TwoTower, view: TrainView) -> np.ndarray:  # type: ignore[type-arg]
-    """(U, N) by the path that training takes: right-padded, no export, no index."""
+@pytest.fixture(scope="module")
+def server(bundles: Path) -> Iterator[RunningServer]:
+    with RunningServer(bundles, "--workers", "1") as running:
+        yield running
+
+
+def exact_scores(model: Retriever, view: TrainView) -> Floats:
+    """(U, N) by the path that training takes: right-padded, no export, no index; the greatest of several vectors'."""
     in_order = pl.DataFrame({USER_ID: view.train.user_ids})
     assert in_order.height == len(next(iter(view.users.values())))
     rows = []
@@ -83,18 +101,21 @@ def exact_scores(model: TwoTower, view: TrainView) -> np.ndarray:  # type: ignor
             history = view.train.rows[view.train.offsets[u] : view.train.offsets[u + 1]]
             codes = torch.from_numpy(view.encoder.item_index[history][-model.shape.history_length :]).long()
             user = {name: torch.from_numpy(np.array(view.users[name][u : u + 1])).long() for name in view.users}
-            state = model.user_states(table[codes][None], user)[:, -1]
-            rows.append((model.user_vectors(state) @ items.T).numpy()[0])
+            state = model.user_states(table[codes][None], user)[0, -1]
+            scores = model.user_vectors(state) @ items.T
+            rows.append(scores.view(-1, len(items)).amax(dim=0).numpy())
     return np.stack(rows)
 
 
-def test_the_served_top_100_is_the_exact_ranking_of_torch(view: TrainView, model: TwoTower, bundles: Path) -> None:
+def test_the_served_top_100_is_the_exact_ranking_of_torch(
+    view: TrainView, model: Retriever, server: RunningServer
+) -> None:
     scores = exact_scores(model, view)
     same, worst = 0, 0.0
-    with RunningServer(bundles, "--workers", "1") as server, Client(server.address) as client:
+    with Client(server.address) as client:
         for u, user_id in enumerate(view.train.user_ids.tolist()):
             history = view.train.rows[view.train.offsets[u] : view.train.offsets[u + 1]]
-            answer = client.recall(user_id, k=K, channels=["two_tower"], history=view.catalogue.ids[history])
+            answer = client.recall(user_id, k=K, channels=[model.name], history=view.catalogue.ids[history])
             served = view.catalogue.rows_of(answer.items.ids)
             eligible = scores[u].copy()
             eligible[history] = -np.inf
@@ -104,3 +125,25 @@ def test_the_served_top_100_is_the_exact_ranking_of_torch(view: TrainView, model
             worst = max(worst, float(np.abs(eligible[served] - answer.items.scores).max()))
     assert same >= 0.999 * USERS * K
     assert worst < 1e-4
+
+
+@pytest.mark.parametrize("channel", sorted(CONFIGS))
+def test_an_event_recorded_now_changes_the_very_next_answer(
+    channel: str, view: TrainView, server: RunningServer
+) -> None:
+    """It is the answer to the history with that event as its newest."""
+    place = sorted(CONFIGS).index(channel)
+    user = int(view.train.user_ids[place])
+    history = view.train.rows[view.train.offsets[place] : view.train.offsets[place + 1]]
+    new = int(np.setdiff1d(np.arange(len(view.catalogue)), history)[17])
+    now = time.time_ns() // 1_000_000
+    event = Event(place, user, int(view.catalogue.ids[new]), EventType.CLICK, now)
+    with Client(server.address) as client:
+        before = client.recall(user, k=K, channels=[channel])
+        assert client.record([event]).accepted == 1
+        after = client.recall(user, k=K, channels=[channel])
+        longer = view.catalogue.ids[np.append(history, new)]
+        wanted = client.recall(user, k=K, channels=[channel], history=longer)
+    assert before.items.ids.tolist() != after.items.ids.tolist()
+    assert after.items.ids.tolist() == wanted.items.ids.tolist()
+    assert np.allclose(after.items.scores, wanted.items.scores, atol=1e-6)
