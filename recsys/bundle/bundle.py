@@ -16,6 +16,7 @@ from recsys.bundle.component import (
 )
 from recsys.bundle.manifest import (
     FEATURES_FOLDER,
+    MANIFEST_FILE,
     USERS_FOLDER,
     Manifest,
     check_files,
@@ -25,7 +26,7 @@ from recsys.bundle.openers import CHANNEL_OPENERS, SCORER_OPENERS
 from recsys.bundle.users import BundleUsers
 from recsys.cascade.cascade import Cascade
 from recsys.data.catalogue import Catalogue
-from recsys.errors import BundleError, FeatureMismatchError
+from recsys.errors import BundleError, ConfigError, FeatureMismatchError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.online import OnlineEncoder
 from recsys.ranking.scorer import Scorer
@@ -69,8 +70,8 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         verify: whether to compare every file with its checksum first (about a second a gigabyte).
 
     Raises:
-        BundleError: names the file that is missing, altered, truncated or not listed, or the
-            component that cannot be opened.
+        BundleError: names the file that is missing, altered, truncated or not listed, the
+            component that cannot be opened, or what of the manifest does not fit the components.
         FeatureMismatchError: names the component that was made for other features or items.
     """
     manifest = read_manifest(path)
@@ -94,7 +95,10 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         if info.kind == "scorer"
     }
     users = BundleUsers.open(path / USERS_FOLDER)
-    cascade = Cascade(channels.values(), scorers.values(), config=manifest.cascade)
+    try:
+        cascade = Cascade(channels.values(), scorers.values(), config=manifest.cascade)
+    except ConfigError as error:
+        raise BundleError(f"{path / MANIFEST_FILE}: does not fit the components: {error}") from None
     return Bundle(
         manifest.version, path, manifest, components, catalogue, features, encoder, channels, scorers, cascade, users
     )

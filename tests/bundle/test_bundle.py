@@ -44,12 +44,31 @@ def test_everything_that_a_server_needs_is_opened(bundle: Path) -> None:
     assert state.history_ids.tolist() == [10, 20, 30, 40]
 
 
-@pytest.mark.parametrize("channel", ["item_knn", "popularity", "two_tower"])
-def test_lists_are_merged_with_the_weights_of_the_manifest(bundle: Path, channel: str) -> None:
-    rewrite(bundle, "manifest.json", lambda manifest: manifest.update(cascade={"weights": {channel: 1000.0}}))
-    opened, users = open_bundle(bundle), users_with_histories([[1, 5]])
+CHANNELS = ("item_knn", "popularity", "two_tower")
+
+
+def merging(bundle: Path, **rule: object) -> Path:
+    """Puts a rule into the manifest."""
+    rewrite(bundle, "manifest.json", lambda manifest: manifest.update(cascade={"merge": rule}))
+    return bundle
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_lists_are_merged_by_the_curves_of_the_manifest(bundle: Path, channel: str) -> None:
+    curves = {name: [9, 8] if name == channel else [0.1, 0] for name in CHANNELS}
+    opened = open_bundle(merging(bundle, places=[1, 501], log_odds=curves))
+    users = users_with_histories([[1, 5]])
     first = opened.channels[channel].recall(users, 3).rows
     assert opened.cascade.recall(users, len(first)).candidates.rows.tolist() == first.tolist()
+
+
+def test_a_rule_that_is_none_or_of_other_channels_is_refused_with_the_manifest_s_name(bundle: Path) -> None:
+    rising = merging(bundle, places=[1, 501], log_odds={name: [1, 2] for name in CHANNELS})
+    with pytest.raises(BundleError, match=r"manifest\.json: .*cascade\.merge: .*'item_knn' rise with the place"):
+        open_bundle(rising)
+    partial = merging(bundle, places=[1, 501], log_odds={"popularity": [1, 0]})
+    with pytest.raises(BundleError, match=r"manifest\.json: .*curves for popularity, and none for item_knn, two_tower"):
+        open_bundle(partial)
 
 
 def test_a_component_for_other_features_is_refused_by_its_name(bundle: Path) -> None:
@@ -72,7 +91,7 @@ def test_a_bundle_whose_own_items_are_others_is_refused(bundle: Path) -> None:
 
 def test_a_type_without_an_opener_is_refused_with_those_there_are(bundle: Path) -> None:
     rewrite(bundle, "components/item_knn/component.json", lambda info: info.update(type="oracle"))
-    with pytest.raises(BundleError, match=r"item_knn: no opener for type 'oracle'; this version opens vector, static"):
+    with pytest.raises(BundleError, match=r"item_knn: no opener for type 'oracle'; this version opens vector, interests, static"):
         open_bundle(bundle)
 
 
