@@ -64,14 +64,7 @@ class RaggedRows:
     @property
     def lengths(self) -> Offsets:
         """(B,) length of each list."""
-        return np.diff(self.offsets)
-
-    def repeated(self, times: Offsets) -> RaggedRows:
-        """List b times[b] times in a row; times is (B,)."""
-        if len(self) == 1:
-            count = int(times[0])
-            return RaggedRows(np.tile(self.values, count), np.arange(count + 1) * len(self.values))
-        return RaggedRows.of([self[b] for b in np.repeat(np.arange(len(self)), times).tolist()])
+        return self.offsets[1:] - self.offsets[:-1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,12 +147,17 @@ class Candidates:
         Channel masks are all 1: a channel alone is the 0-th of its own answer.
         """
         keep = rows >= 0
-        flat = rows[keep].astype(np.int32)
+        if keep.all():  # the common case, without the price of picking
+            counts = np.full(len(rows), rows.shape[1], np.int64)
+            flat, best = rows.ravel(), scores.ravel()
+        else:
+            counts = np.count_nonzero(keep, axis=1)
+            flat, best = rows[keep], scores[keep]
         return cls(
-            flat,
-            np.ascontiguousarray(scores[keep], np.float32),
+            flat.astype(np.int32, copy=False),
+            best.astype(np.float32, copy=False),
             np.ones(len(flat), np.uint32),
-            offsets_of(keep.sum(axis=1)),
+            offsets_of(counts),
         )
 
     def __len__(self) -> int:

@@ -12,9 +12,9 @@ import faiss
 import numpy as np
 
 from recsys.errors import BundleError
-from recsys.index.engine import is_member, longest, with_margin
+from recsys.index.engine import Members, bounds_of, distinct, longest, union, with_margin
 from recsys.index.exact import ExactSearch
-from recsys.types import Bools, Floats, RaggedRows, Rows
+from recsys.types import Bools, Floats, Offsets, RaggedRows, Rows
 
 FEW_ALLOWED = 20_000
 """Up to so many allowed rows exact search among them is faster than an approximate one, and misses nothing."""
@@ -26,6 +26,7 @@ _LIKELY = 64
 """Exclusions that a first search allows for."""
 _BLOCK = 65_536
 """Rows that are handed to FAISS at a time, since each block is copied."""
+_NOTHING = np.empty(0, np.int32)
 _Writer: Any = getattr(faiss, "PyCallbackIOWriter")  # noqa: B009 (FAISS's stubs lack it)
 
 
@@ -55,6 +56,7 @@ class ApproximateSearch(ABC):
         self.growth = 1.0
         self.candidates = 1.0
         self._kept: dict[int, Any] = {}
+        self._members = Members(len(exact.vectors))
 
     @property
     @abstractmethod
@@ -81,30 +83,42 @@ class ApproximateSearch(ABC):
     def laid(self, queries: Floats) -> Floats:
         """(B, e) queries in the space that FAISS searches."""
 
-    def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
-        """See `Engine.propose`. Takes more effort for large k, for strict filters, and where k rows were not found."""
+    def propose(
+        self,
+        queries: Floats,
+        k: int,
+        allowed: Bools | None,
+        excluded: RaggedRows | None,
+        groups: Offsets | None = None,
+    ) -> list[Rows]:
+        """See `Engine.propose`. Takes more effort for large k, for strict filters, and where k rows were not found.
+
+        Few of a user's excluded rows are among the best for that user, and FAISS's time grows with what it is asked
+        for: the search of the whole batch allows for `_LIKELY` of them, and queries for which that was too few search
+        again by themselves.
+        """
         count = self.faiss_index.ntotal if allowed is None else int(np.count_nonzero(allowed))
         depth = max(1.0, k / TUNED_FOR) * self.faiss_index.ntotal / max(count, 1)
         effort = min(math.ceil(self.effort * depth**self.growth), self.most)
         if k >= count or self._exact_is_faster(k, count, allowed is not None, effort):
-            return self.exact.propose(queries, k, allowed, excluded)
+            return self.exact.propose(queries, k, allowed, excluded, groups)
         laid = self.laid(queries)
         bits = None if allowed is None else np.packbits(allowed, bitorder="little")
         hidden = longest(excluded)
+        found = None
         if bits is None and hidden <= _OVERFETCH:
-            proposals = self._overfetch(laid, k, excluded, hidden, effort)
-        else:
-            proposals = [
-                self._select(laid[b : b + 1], k, bits, None if excluded is None else excluded[b], effort)
-                for b in range(len(queries))
-            ]
-        for b, rows in enumerate(proposals):
-            if len(rows) < k:
-                alone = None if excluded is None else RaggedRows.of([excluded[b]])
-                found = self._with_more_effort(laid[b : b + 1], k, bits, alone, effort)
-                proposals[b] = (
-                    found if found is not None else self.exact.propose(queries[b : b + 1], k, allowed, alone)[0]
-                )
+            found = self._search(laid, self.fetched(k) + min(hidden, _LIKELY), self._reading(effort))
+        proposals = []
+        for g, (start, stop) in enumerate(bounds_of(queries, groups)):
+            out = _NOTHING if excluded is None else excluded[g]
+            lists, short = [], list(range(stop - start))
+            if found is not None:
+                rows, short = self._eligible(found[start:stop], k, out)
+                lists.append(rows)
+            for b in short:
+                one = slice(start + b, start + b + 1)
+                lists.append(self._alone(queries[one], laid[one], k, allowed, bits, out, effort))
+            proposals.append(union(lists))
         return proposals
 
     def fetched(self, k: int) -> int:
@@ -115,43 +129,46 @@ class ApproximateSearch(ABC):
         """See `ProcessorEngine.device_index`."""
         return self.faiss_index, self.effort
 
-    def _overfetch(self, queries: Floats, k: int, excluded: RaggedRows | None, hidden: int, effort: int) -> list[Rows]:
-        """FAISS searches of the batch for more rows than k, less those excluded.
+    def _eligible(self, found: Rows, k: int, excluded: Rows) -> tuple[Rows, list[int]]:
+        """Rows of (K, F) found for the queries of a group, less those excluded; and queries that may lack some."""
+        eligible = ~self._members.among(found, excluded)
+        wanted = self.fetched(k)
+        short = np.count_nonzero(eligible, axis=1) < wanted
+        if (found[:, -1] < 0).any():  # FAISS finds no more for a query, however much it is asked for
+            eligible &= found >= 0
+            short = np.count_nonzero(eligible, axis=1) < np.where(found[:, -1] < 0, k, wanted)
+        return distinct(found[eligible]), np.flatnonzero(short).tolist()
 
-        Few of a user's excluded rows are among the best for that user, and FAISS's time grows with what it is
-        asked for: the first search allows for `_LIKELY` of them, a second one for all where that was too few.
-        """
-        extra = min(hidden, _LIKELY)
-        wanted, parameters = self.fetched(k), self._reading(effort)
-        found = self._search(queries, wanted + extra, parameters)
-        if excluded is None:
-            return [_ascending(rows) for rows in found]
-        eligible = [rows[~is_member(rows, excluded[b])] for b, rows in enumerate(found)]
-        short = [b for b, rows in enumerate(eligible) if len(rows) < wanted] if extra < hidden else []
-        if short:
-            for b, rows in zip(short, self._search(queries[short], wanted + hidden, parameters), strict=True):
-                eligible[b] = rows[~is_member(rows, excluded[b])]
-        return [_ascending(rows[:wanted]) for rows in eligible]
+    def _alone(
+        self, query: Floats, laid: Floats, k: int, allowed: Bools | None, bits: Any, excluded: Rows, effort: int
+    ) -> Rows:
+        """Eligible rows for one (1, d) query, with as much effort as it takes to find k."""
+        if bits is None and len(excluded) <= _OVERFETCH:
+            found = _found(self._search(laid, self.fetched(k) + len(excluded), self._reading(effort))[0])
+            rows = found[~self._members.among(found, excluded)]
+        else:
+            rows = self._select(laid, k, bits, excluded, effort)
+        if len(rows) >= k:
+            return rows
+        more = self._with_more_effort(laid, k, bits, excluded, effort)
+        return self.exact.propose(query, k, allowed, RaggedRows.of([excluded]))[0] if more is None else more
 
-    def _select(self, query: Floats, k: int, bits: Any, excluded: Rows | None, effort: int) -> Rows:
+    def _select(self, query: Floats, k: int, bits: Any, excluded: Rows, effort: int) -> Rows:
         """One query, where FAISS skips what the bitmap does not allow."""
         bits = np.full((self.faiss_index.ntotal + 7) // 8, 255, np.uint8) if bits is None else bits.copy()
-        if excluded is not None:
-            np.bitwise_and.at(bits, excluded >> 3, ~(np.uint8(1) << (excluded & 7).astype(np.uint8)))
+        np.bitwise_and.at(bits, excluded >> 3, ~(np.uint8(1) << (excluded & 7).astype(np.uint8)))
         selector = faiss.IDSelectorBitmap(self.faiss_index.ntotal, faiss.swig_ptr(bits))
-        return _ascending(self._search(query, self.fetched(k), self._parameters(effort, selector))[0])
+        return _found(self._search(query, self.fetched(k), self._parameters(effort, selector))[0])
 
     def _search(self, queries: Floats, k: int, parameters: Any) -> Rows:
         """(B, k) rows, -1 where FAISS found too few, the last of each query."""
         found: Rows = self.faiss_index.search(queries, k, params=parameters)[1].astype(np.int32)
         return found
 
-    def _with_more_effort(
-        self, query: Floats, k: int, bits: Any, excluded: RaggedRows | None, effort: int
-    ) -> Rows | None:
+    def _with_more_effort(self, query: Floats, k: int, bits: Any, excluded: Rows, effort: int) -> Rows | None:
         """Four times the effort until k rows are found; None when not even the most but one would do."""
         while (effort := effort * 4) < self.most:
-            rows = self._select(query, k, bits, None if excluded is None else excluded.values, effort)
+            rows = self._select(query, k, bits, excluded, effort)
             if len(rows) >= k:
                 return rows
         return None
@@ -212,7 +229,7 @@ def _written_bytes(index: Any) -> int:
     return counted
 
 
-def _ascending(rows: Rows) -> Rows:
-    """FAISS's answer without the -1 where it found too few."""
-    ordered = np.sort(rows)
-    return ordered if not len(ordered) or ordered[0] >= 0 else ordered[ordered.searchsorted(0) :]
+def _found(rows: Rows) -> Rows:
+    """FAISS's answer to a query ascending, without the -1 where it found too few."""
+    rows = np.sort(rows)
+    return rows if not len(rows) or rows[0] >= 0 else rows[rows.searchsorted(0) :]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from recsys.types import Bools, Floats, RaggedRows, Rows
+from recsys.types import Bools, Floats, Offsets, RaggedRows, Rows
 
 _TRUE: Final = np.ones(1, np.bool_)
 
@@ -15,8 +17,15 @@ _TRUE: Final = np.ones(1, np.bool_)
 class Engine(Protocol):
     """One way of finding the rows that may be among the best k."""
 
-    def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
-        """Eligible rows for each of B queries, ascending, without repeats: a superset of the best k.
+    def propose(
+        self,
+        queries: Floats,
+        k: int,
+        allowed: Bools | None,
+        excluded: RaggedRows | None,
+        groups: Offsets | None = None,
+    ) -> list[Rows]:
+        """Eligible rows for each group of queries, ascending, without repeats: a superset of the best k of each query.
 
         At least k of them whenever k are eligible.
 
@@ -24,7 +33,9 @@ class Engine(Protocol):
             queries: (B, d), finite, already scaled as the metric asks.
             k: at least 1.
             allowed: (N,) which rows any query may have; None = all.
-            excluded: rows that query b may not have.
+            excluded: G lists of rows that the queries of group g may not have.
+            groups: (G+1,) offsets: group g is queries groups[g]…groups[g + 1] - 1, at least one; None = each query is
+                a group of its own.
         """
         ...
 
@@ -45,6 +56,26 @@ class ProcessorEngine(Engine, Protocol):
         ...
 
 
+class Members(threading.local):
+    """Tells which rows are on a list of excluded ones: a table of all rows, one a thread, faster than any search.
+
+    Args:
+        count: rows are below it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._marked = np.zeros(count, np.bool_)
+
+    def among(self, rows: Rows, members: Rows) -> Bools:
+        """Which of the rows, in any shape and possibly -1, are on the list."""
+        if not len(members):
+            return np.zeros(rows.shape, np.bool_)
+        self._marked[members] = True
+        found = self._marked[rows]
+        self._marked[members] = False
+        return found
+
+
 def is_member(values: Rows, members: Rows) -> Bools:
     """Which of `values` occur in `members`, as np.isin but several times faster for hundreds of each."""
     if not len(members):
@@ -54,12 +85,26 @@ def is_member(values: Rows, members: Rows) -> Bools:
     return matches
 
 
+def bounds_of(queries: Floats, groups: Offsets | None) -> list[tuple[int, int]]:
+    """(start, stop) of the queries of each group."""
+    return list(pairwise(range(len(queries) + 1) if groups is None else groups.tolist()))
+
+
+def united(proposals: list[Rows], groups: Offsets | None) -> list[Rows]:
+    """One proposal for each group, out of one for each query."""
+    if groups is None:
+        return proposals
+    return [union(proposals[start:stop]) for start, stop in pairwise(groups.tolist())]
+
+
 def union(lists: Sequence[Rows]) -> Rows:
     """Ascending rows, each once, that are in any of at least one ascending list without repeats."""
-    if len(lists) == 1:
-        return lists[0]
-    rows = np.concatenate(lists)
-    rows.sort()
+    return lists[0] if len(lists) == 1 else distinct(np.concatenate(lists))
+
+
+def distinct(rows: Rows) -> Rows:
+    """The rows ascending, each once."""
+    rows = np.sort(rows)
     return rows[np.concatenate((_TRUE, rows[1:] != rows[:-1]))] if len(rows) else rows
 
 

@@ -10,6 +10,8 @@ all rows; c, the mean vector, keeps the digits of vectors that lie close togethe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import faiss
@@ -17,8 +19,8 @@ import numpy as np
 
 from recsys.index.config import Metric
 from recsys.index.dots import norms
-from recsys.index.engine import is_member, with_margin
-from recsys.types import Bools, Floats, RaggedRows, Rows
+from recsys.index.engine import is_member, united, with_margin
+from recsys.types import Bools, Floats, Offsets, RaggedRows, Rows
 
 SCORE_BLOCK_BYTES = 128 << 20
 """A block of scores is at most this large (or one query's, 4 bytes a row)."""
@@ -73,9 +75,22 @@ class ExactSearch:
             index.add(self.centred(self.vectors[start : start + _CENTRED_ROWS]))
         return index, 0
 
-    def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
+    def propose(
+        self,
+        queries: Floats,
+        k: int,
+        allowed: Bools | None,
+        excluded: RaggedRows | None,
+        groups: Offsets | None = None,
+    ) -> list[Rows]:
         """See `Engine.propose`; the answer certainly holds the best k by exact score."""
-        queries = self.centred(queries)
+        lists = None if excluded is None else _of_each_query(excluded, groups)
+        return united(self._of_queries(self.centred(queries), k, allowed, lists), groups)
+
+    def _of_queries(
+        self, queries: Floats, k: int, allowed: Bools | None, excluded: Sequence[Rows] | None
+    ) -> list[Rows]:
+        """Eligible rows for each query; `excluded` has a list for each."""
         if allowed is not None:
             few = np.flatnonzero(allowed).astype(np.int32)
             size = len(few) * self.vectors.itemsize * self.vectors.shape[1]
@@ -96,7 +111,7 @@ class ExactSearch:
                 proposals.append(_top(row, k, slack[b]))
         return proposals
 
-    def _among(self, rows: Rows, queries: Floats, k: int, excluded: RaggedRows | None) -> list[Rows]:
+    def _among(self, rows: Rows, queries: Floats, k: int, excluded: Sequence[Rows] | None) -> list[Rows]:
         """Searches the given rows alone."""
         vectors = self.vectors.take(rows, axis=0)
         half = None if self._half is None else self._half.take(rows)
@@ -121,6 +136,12 @@ class ExactSearch:
             products += np.square(lengths + np.float32(self.longest))
         slack: list[float] = (products * ((self.vectors.shape[1] + 4) * 2.0**-22)).tolist()
         return slack
+
+
+def _of_each_query(excluded: RaggedRows, groups: Offsets | None) -> list[Rows]:
+    """The list of excluded rows of each query, that of its group."""
+    bounds = range(len(excluded) + 1) if groups is None else groups.tolist()
+    return [excluded[g] for g, (start, stop) in enumerate(pairwise(bounds)) for _ in range(start, stop)]
 
 
 def _distances_to(centre: Floats, vectors: Floats) -> Floats:

@@ -9,8 +9,8 @@ import numpy as np
 
 from recsys.errors import MissingPartError
 from recsys.index.config import Device
-from recsys.index.engine import ProcessorEngine, is_member, longest
-from recsys.types import Bools, Floats, RaggedRows, Rows
+from recsys.index.engine import ProcessorEngine, bounds_of, is_member, longest, union
+from recsys.types import Bools, Floats, Offsets, RaggedRows, Rows
 
 _MOST_ROWS = 2_048
 """A GPU index selects at most so many rows a query (getMaxKSelection of FAISS)."""
@@ -66,18 +66,30 @@ class GpuSearch:
         self._processor = engine
         self._lock = threading.Lock()
 
-    def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
+    def propose(
+        self,
+        queries: Floats,
+        k: int,
+        allowed: Bools | None,
+        excluded: RaggedRows | None,
+        groups: Offsets | None = None,
+    ) -> list[Rows]:
         """See `Engine.propose`."""
         hidden = longest(excluded)
         fetch = min(self._processor.fetched(k) + hidden, self._index.ntotal)
         if allowed is not None or k + hidden > _MOST_ROWS:
-            return self._processor.propose(queries, k, allowed, excluded)
+            return self._processor.propose(queries, k, allowed, excluded, groups)
         with self._lock:  # GPU resources serve one thread at a time
             _, found = self._index.search(self._processor.laid(queries), min(fetch, _MOST_ROWS))
-        proposals = [np.sort(rows[rows >= 0].astype(np.int32)) for rows in found]
-        for b, rows in enumerate(proposals):
-            alone = None if excluded is None else RaggedRows.of([excluded[b]])
-            kept = rows if alone is None else rows[~is_member(rows, alone.values)]
-            enough = len(kept) >= min(k, self._index.ntotal)
-            proposals[b] = kept if enough else self._processor.propose(queries[b : b + 1], k, None, alone)[0]
+        enough = min(k, self._index.ntotal)
+        proposals = []
+        for g, (start, stop) in enumerate(bounds_of(queries, groups)):
+            alone = None if excluded is None else RaggedRows.of([excluded[g]])
+            lists = [np.sort(rows[rows >= 0].astype(np.int32)) for rows in found[start:stop]]
+            kept = lists if alone is None else [rows[~is_member(rows, alone.values)] for rows in lists]
+            for place, rows in enumerate(kept):
+                if len(rows) < enough:
+                    query = queries[start + place : start + place + 1]
+                    kept[place] = self._processor.propose(query, k, None, alone)[0]
+            proposals.append(union(kept))
         return proposals

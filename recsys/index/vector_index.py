@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from recsys.errors import ConfigError, DataError, FeatureMismatchError, Precondi
 from recsys.index.approximate import TUNED_FOR, ApproximateSearch
 from recsys.index.config import FLAT_AFTER_ALL_UP_TO, FLAT_UP_TO, Device, IndexConfig, IndexReport, Kind
 from recsys.index.dots import as_matrix, exact_scores, lengths, unit
-from recsys.index.engine import Engine, union
+from recsys.index.engine import Engine, bounds_of
 from recsys.index.exact import ExactSearch
 from recsys.index.files import open_parts, save_parts
 from recsys.index.gpu import GpuSearch, use_gpu
@@ -225,12 +224,12 @@ class VectorIndex:
         self, queries: Floats, k: int, allowed: RowMask | None = None, excluded: RaggedRows | None = None
     ) -> tuple[Rows, Floats]:
         """`search` for queries that `as_queries` has given: they are not checked and scaled a second time."""
-        return self.search_groups(queries, np.arange(len(queries) + 1), k, allowed, excluded)
+        return self.search_groups(queries, None, k, allowed, excluded)
 
     def search_groups(
         self,
         queries: Floats,
-        groups: Offsets,
+        groups: Offsets | None,
         k: int,
         allowed: RowMask | None = None,
         excluded: RaggedRows | None = None,
@@ -242,7 +241,8 @@ class VectorIndex:
 
         Args:
             queries: (B, d) as `as_queries` gives them.
-            groups: (G+1,) offsets: group g is queries groups[g]…groups[g + 1] - 1, at least one.
+            groups: (G+1,) offsets: group g is queries groups[g]…groups[g + 1] - 1, at least one; None = each query is
+                a group of its own.
             k: at least 1; may exceed N.
             allowed: rows that any group may have; None = all.
             excluded: G lists of rows that group g may not have.
@@ -257,19 +257,17 @@ class VectorIndex:
             raise RequestError("k", k, "must be at least 1")
         if allowed is not None and len(allowed.allowed) != len(self):
             raise FeatureMismatchError(f"the mask has {len(allowed.allowed)} rows, the index {len(self)}")
-        bounds = groups.tolist()
-        count = len(bounds) - 1
+        bounds = bounds_of(queries, groups)
+        count = len(bounds)
         if excluded is not None and len(excluded) != count:
             raise DataError(f"there are {len(excluded)} lists of excluded rows for {count} queries")
         rows = np.full((count, k), -1, np.int32)
         scores = np.full((count, k), -np.inf, np.float32)
         if not len(self):
             return rows, scores
-        if excluded is not None and len(queries) > count:
-            excluded = excluded.repeated(np.diff(groups))
-        proposals = self._engine.propose(queries, k, None if allowed is None else allowed.allowed, excluded)
-        for g, (start, stop) in enumerate(pairwise(bounds)):
-            proposed = union(proposals[start:stop])
+        proposals = self._engine.propose(queries, k, None if allowed is None else allowed.allowed, excluded, groups)
+        for g, (start, stop) in enumerate(bounds):
+            proposed = proposals[g]
             exact = self.best_scores(proposed, queries[start:stop])
             best = best_first(exact)[:k]
             rows[g, : len(best)] = proposed[best]

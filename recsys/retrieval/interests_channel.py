@@ -105,17 +105,16 @@ class InterestsChannel:
         vectors, counts = self.interests(users)
         if deadline is not None and deadline.passed:
             raise DeadlineError(f"{self._name}: no time left after the user tower")
-        there = np.arange(self.interests_at_most) < counts[:, None]
+        queries = vectors[np.arange(self.interests_at_most) < counts[:, None]]
         excluded = users.excluded if len(users.excluded.values) else None
-        return Candidates.from_matrix(
-            *self._index.search_groups(vectors[there], offsets_of(counts), k, allowed, excluded)
-        )
+        return Candidates.from_matrix(*self._index.search_groups(queries, offsets_of(counts), k, allowed, excluded))
 
     def interests(self, users: Users) -> tuple[Floats, Offsets]:
         """(B, K, d) interests of the users as the index compares them, and (B,) how many of them each really has."""
-        lengths = np.clip(users.history.lengths, 1, self._history_length)
-        exponents = np.frexp(lengths)[1] - 1  # ⌊log2⌋ without rounding
-        return self.user_vectors(users), np.clip(exponents, 1, self.interests_at_most).astype(np.int64)
+        lengths = np.minimum(users.history.lengths, self._history_length).tolist()
+        logarithms = [length.bit_length() - 1 for length in lengths]
+        counts = [max(1, min(self.interests_at_most, logarithm)) for logarithm in logarithms]
+        return self.user_vectors(users), np.array(counts, np.int64)
 
     def user_vectors(self, users: Users) -> Floats:
         """(B, K, d) interests of the users, as the index compares them (of length 1 for cosine)."""

@@ -15,7 +15,7 @@ from recsys.index.exact import ExactSearch
 from recsys.index.gpu import GpuSearch, use_gpu
 from recsys.index.vector_index import VectorIndex
 from recsys.testing.index_contract import VectorIndexContract
-from recsys.types import Bools, Floats, RaggedRows, Rows
+from recsys.types import Bools, Floats, Offsets, RaggedRows, Rows
 
 
 class FewAnswers:
@@ -66,7 +66,14 @@ class Recording(ExactSearch):
         super().__init__(vectors)
         self.asked: list[int] = []
 
-    def propose(self, queries: Floats, k: int, allowed: Bools | None, excluded: RaggedRows | None) -> list[Rows]:
+    def propose(
+        self,
+        queries: Floats,
+        k: int,
+        allowed: Bools | None,
+        excluded: RaggedRows | None,
+        groups: Offsets | None = None,
+    ) -> list[Rows]:
         self.asked.append(k)
         return [np.arange(k, dtype=np.int32)] * len(queries)
 
