@@ -7,9 +7,10 @@ million items take no more memory than their lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -25,7 +26,7 @@ from recsys.index.config import IndexConfig
 from recsys.index.vector_index import VectorIndex
 from recsys.retrieval.neighbour_channel import NeighbourChannel
 from recsys.retrieval.static_channel import StaticChannel
-from recsys.types import Floats, RaggedRows
+from recsys.types import Floats, RaggedRows, Rows, offsets_of
 
 Settings: TypeAlias = Mapping[str, float]
 """Hyper-parameters of one fit, by name."""
@@ -37,8 +38,8 @@ IALS_MAX_ROWS: Final = 300_000
 index finds the first of its factors reliably, milliseconds a user to look through them all."""
 _DAY_MS: Final = 86_400_000
 _BLOCK_CELLS: Final = 4_000_000
-_BLOCK_PAIRS: Final = 8_000_000
-"""Pairs of items that a user has, counted at once: some 200 MB."""
+_BLOCK_PAIRS: Final = 2_000_000
+"""Pairs of items that a user has, counted at once: at most 16 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,11 @@ class FitData:
         """(N,) training events of each item."""
         return np.bincount(self.train.rows, minlength=self.items)
 
+    @property
+    def users_of(self) -> NDArray[np.int64]:
+        """(N,) users who have each item."""
+        return np.bincount(self.matrix.indices, minlength=self.items)
+
     @cached_property
     def ease_weights(self) -> dict[float, Floats]:
         """EASE's weights by λ, kept because two baselines share them."""
@@ -87,33 +93,52 @@ def fit_recent_popularity(data: FitData, settings: Settings) -> YardstickModel:
 
 
 def fit_item_knn(data: FitData, settings: Settings) -> YardstickModel:
-    """Item-to-item cosine over users, the `neighbours` most similar kept of each item (Sarwar et al. 2001)."""
-    norms = np.sqrt(np.maximum(data.popularity, 1)).astype(np.float32)
-    by_user = (data.matrix @ sparse.diags_array(1.0 / norms)).tocsr()
-    by_item = by_user.T.tocsr()
-    pairs = data.matrix.T @ np.diff(data.matrix.indptr).astype(np.float64)
-    block = np.cumsum(pairs) // _BLOCK_PAIRS
-    starts = np.flatnonzero(np.diff(block, prepend=-1))
-    parts = [
-        _nearest((by_item[start:stop] @ by_user).tocsr(), int(start), int(settings["neighbours"]))
-        for start, stop in zip(starts, [*starts[1:], data.items], strict=True)
-    ]
-    # a candidate is scored by those of its own neighbours that the history holds, hence the transpose
-    votes = sparse.vstack(parts, format="csr").T.tocsr()
-    lists = RaggedRows(votes.indices.astype(np.int32), votes.indptr.astype(np.int64))
-    return OfDistinctItems(NeighbourChannel("item_knn_cosine", lists, votes.data))
+    """Item-to-item cosine over users, the `neighbours` most similar kept of each item (Sarwar et al. 2001).
+
+    A candidate is scored by those of its own neighbours that the history holds, so what is kept of an item is whom it
+    is a neighbour of. The pairs are gone through twice, which makes these lists without a copy of all: first for the
+    last neighbour that each item keeps, then for who comes before it. Among equals the lower row is the nearer.
+    """
+    keep = int(settings["neighbours"])
+    least = np.zeros(data.items, np.float32)
+    last = np.full(data.items, data.items, np.int32)
+    kept = 0
+    for item, others, cosines in _cosine_rows(data):
+        kept += min(keep, len(others))
+        if len(others) > keep:
+            least[item], last[item] = _last_kept(others, cosines, keep)
+    rows, votes, lengths = np.empty(kept, np.int32), np.empty(kept, np.float32), np.zeros(data.items, np.int64)
+    filled = 0
+    for item, others, cosines in _cosine_rows(data):
+        of = (cosines > least[others]) | ((cosines == least[others]) & (item <= last[others]))
+        lengths[item] = np.count_nonzero(of)
+        part = slice(filled, filled + lengths[item])
+        rows[part], votes[part] = others[of], cosines[of]
+        filled = part.stop
+    return OfDistinctItems(NeighbourChannel("item_knn_cosine", RaggedRows(rows, offsets_of(lengths)), votes))
 
 
-def _nearest(similarity: sparse.csr_matrix, start: int, keep: int) -> sparse.csr_matrix:
-    """Keeps the `keep` largest entries of each row, without the item itself; row i is that of item start + i."""
-    for line in range(similarity.shape[0]):
-        part = slice(similarity.indptr[line], similarity.indptr[line + 1])
-        values = similarity.data[part]
-        values[similarity.indices[part] == start + line] = 0.0
-        if len(values) > keep:
-            values[np.argpartition(-values, keep)[keep:]] = 0.0
-    similarity.eliminate_zeros()
-    return similarity
+def _cosine_rows(data: FitData) -> Iterator[tuple[int, Rows, Floats]]:
+    """Every item with the items that share a user with it and their cosines, the same bits from either side."""
+    norms = np.sqrt(data.users_of).astype(np.float32)
+    by_item = data.matrix.T.tocsr()
+    pairs = by_item @ np.diff(data.matrix.indptr).astype(np.float64)
+    starts = np.flatnonzero(np.diff(np.cumsum(pairs) // _BLOCK_PAIRS, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), data.items]):
+        common = (by_item[start:stop] @ data.matrix).tocsr()
+        for line in range(stop - start):
+            part = slice(common.indptr[line], common.indptr[line + 1])
+            others, item = common.indices[part], start + line
+            cosines = common.data[part] / (norms[item] * norms[others])
+            apart = others != item
+            yield item, others[apart], cosines[apart]
+
+
+def _last_kept(others: Rows, cosines: Floats, keep: int) -> tuple[float, int]:
+    """Cosine and row of the last of the `keep` nearest; there are more."""
+    least = float(np.partition(cosines, -keep)[-keep])
+    places = keep - int(np.count_nonzero(cosines > least))
+    return least, int(np.partition(others[cosines == least], places - 1)[places - 1])
 
 
 def fit_ease(data: FitData, settings: Settings) -> YardstickModel:

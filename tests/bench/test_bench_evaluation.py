@@ -74,7 +74,7 @@ def test_a_million_items_and_100_000_users_fit_into_two_gib(tmp_path: Path) -> N
     for part, seconds in cost["seconds_by_part"]["leave_one_out"].items():
         print(f"{part:40} {seconds:8.1f} s")
     print(found["skipped"])
-    assert found["models"]["two_tower"]["n"] > 0.99 * USERS
+    assert found["models"]["two_tower"]["n"] > 0.9 * USERS  # the others' last item is one they had
     assert "items × items" in found["skipped"]["ease"]
     assert "users and items" in found["skipped"]["ials"]
     assert {"popularity", "recent_popularity", "item_knn_cosine"} <= set(found["models"])

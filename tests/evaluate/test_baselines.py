@@ -115,13 +115,25 @@ def test_histories_keep_what_is_marked() -> None:
     assert [some[b].tolist() for b in range(3)] == [[7, 9], [], []]
 
 
-def test_item_knn_is_the_same_whatever_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pairs_at_once", [300, 1_000_000])
+def test_item_knn_keeps_the_nearest_of_each_item_and_of_equals_the_lower_rows(
+    monkeypatch: pytest.MonkeyPatch, pairs_at_once: int
+) -> None:
+    monkeypatch.setattr("recsys.evaluate.baselines._BLOCK_PAIRS", pairs_at_once)
     rng = np.random.default_rng(0)
-    data = FitData(interactions(*(rng.permutation(40)[:9].tolist() for _ in range(60))), 40, True)
-    histories = ([1, 2, 3], [30], [])
-    at_once = scored(fit_item_knn(data, {"neighbours": 40}), 40, *histories)
-    monkeypatch.setattr("recsys.evaluate.baselines._BLOCK_PAIRS", 300)
-    assert np.array_equal(scored(fit_item_knn(data, {"neighbours": 40}), 40, *histories), at_once)
+    data = FitData(interactions(*(rng.permutation(40)[:5].tolist() for _ in range(40))), 40, True)
+    matrix = dense(data.train, 40).astype(np.float32)
+    norms = np.sqrt(matrix.sum(axis=0))
+    cosine = matrix.T @ matrix / np.outer(norms, norms)
+    np.fill_diagonal(cosine, 0.0)
+    expected = np.zeros_like(cosine)
+    for item in range(40):
+        nearest = np.argsort(-cosine[item], kind="stable")[:3]
+        expected[nearest, item] = cosine[item, nearest]
+    ties = [len(set(row[row > 0].tolist())) < (row > 0).sum() for row in cosine]
+    assert all(ties)
+    found = scored(fit_item_knn(data, {"neighbours": 3}), 40, *([row] for row in range(40)))
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.name)
