@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import BundleError, MissingPartError, PreconditionError
-from recsys.index import vector_index
+from recsys.index import inverted_file, vector_index
 from recsys.index.config import IndexConfig
 from recsys.index.inverted_file import InvertedFile, lists_for
 from recsys.index.recall import recall_at
@@ -52,6 +52,25 @@ def test_a_group_of_queries_is_answered_by_the_greatest_score_that_one_of_them_g
         by_any[hidden[g]] = -np.inf
         assert len(np.intersect1d(rows[g], np.argsort(-by_any)[:50])) >= 45
         assert not np.isin(rows[g], hidden[g]).any()
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("hidden", [0, 30, 400, 1_500])
+def test_groups_of_queries_find_what_exact_search_finds_however_much_is_excluded(
+    monkeypatch: pytest.MonkeyPatch, clustered: Floats, hidden: int, filtered: bool
+) -> None:
+    """The rows hidden are those that the queries would find first."""
+    monkeypatch.setattr(inverted_file, "FEW_ALLOWED", 100)
+    exact = VectorIndex.build(clustered, IndexConfig(kind="flat", device="cpu"))[0]
+    lists = VectorIndex.build(clustered, LOOSE.model_copy(update={"probes": 64}))[0]
+    queries, groups = clustered[[5, 6, 7, 8, 9]], np.array([0, 3, 5])
+    near = exact.search_groups(queries, groups, max(hidden, 1))[0]
+    excluded = RaggedRows.of([rows[:hidden] for rows in near])
+    allowed = RowMask(np.arange(len(clustered)) % 3 > 0) if filtered else None
+    expected = exact.search_groups(queries, groups, 100, allowed, excluded)
+    found = lists.search_groups(queries, groups, 100, allowed, excluded)
+    assert found[0].tolist() == expected[0].tolist()
+    assert found[1].tolist() == expected[1].tolist()
 
 
 def test_auto_is_flat_for_small_catalogues_and_inverted_beyond(

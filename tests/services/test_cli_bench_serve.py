@@ -90,6 +90,6 @@ def test_the_whole_benchmark_in_small(toy_bundles: Path, tmp_path: Path) -> None
     assert figures["recall"]["qps"] > figures["half_load"]["qps"] > 0
     assert figures["server_cpu_us_per_call"] > 0
     assert figures["channels"] == ["two_tower"]
-    assert 0 < figures["hit_rate"] < 1
+    assert 0 < figures["hit_rate"] <= 1
     assert figures["users"] <= figures["connections"]
     assert {"parse", "engine", "write", "two_tower.search"} <= set(figures["stages_us"])

@@ -23,24 +23,23 @@ from recsys.data.catalogue import Catalogue
 from recsys.data.interactions import Interactions
 from recsys.errors import MissingPartError
 from recsys.features.definition import (
-    HISTORY,
-    HISTORY_AGE,
     CategoricalFeature,
     FeatureDefinition,
     HistoryFeature,
     IdFeature,
 )
-from recsys.features.feature_set import FeatureSet
+from recsys.features.feature_set import FeatureSet, Field
 from recsys.features.online import OnlineEncoder
 from recsys.index.config import IndexConfig, IndexReport
 from recsys.index.vector_index import VectorIndex
-from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER, open_session
+from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
 from recsys.retrieval.vector_channel import INDEX
-from recsys.testing.towers import write_capsule_tower
 from recsys.types import Floats, RaggedRows, Users, offsets_of
 
 if TYPE_CHECKING:
-    from recsys.models.two_tower import TwoTower
+    from torch import Tensor
+
+    from recsys.models.retriever import Retriever
 
 Tower: TypeAlias = Literal["mean", "attention", "mind"]
 
@@ -55,6 +54,8 @@ _SPREAD: Final = 0.5
 _CLUSTERS_A_USER: Final = 3
 _LENGTH: Final = 4.0
 """Of an item's vector in the tower: more than untrained blocks add, so that users stay near items as if trained."""
+_MEANS_SHARE: Final = 0.02
+"""What the means of the history add to an interest, beside its capsule."""
 _TUNED_ON: Final = 500
 
 
@@ -103,9 +104,7 @@ def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> 
         name = CHANNELS[tower]
         folder = component_directory(work, name)
         folder.mkdir(parents=True)
-        queries, vectors = (
-            _write_mind(folder, shape, world) if tower == "mind" else _write_two_tower(folder, shape, tower, world)
-        )
+        queries, vectors = _write_tower(folder, _untrained(shape, tower, world), world)
         index, reports[name] = VectorIndex.build(vectors, IndexConfig(metric="cosine"), queries)
         index.save(folder / INDEX)
         info = ComponentInfo(
@@ -147,6 +146,17 @@ class _World:
     vectors: Floats
     interactions: Interactions
 
+    @property
+    def item_codes(self) -> int:
+        """Of the history."""
+        assert self.features.history is not None
+        return self.features.history.cardinality
+
+    @property
+    def user_fields(self) -> tuple[Field, ...]:
+        """Attributes of the user."""
+        return tuple(field for field in self.features.fields("user") if field.kind == "categorical")
+
     def some_users(self) -> Users:
         """Those on whom the indexes are tuned."""
         ids = self.interactions.user_ids[:_TUNED_ON]
@@ -185,51 +195,64 @@ def _histories(cluster: np.ndarray[tuple[int], np.dtype[np.int64]], rng: np.rand
     return Interactions(np.arange(1, USERS + 1), offsets, rows, times)
 
 
-def _write_two_tower(folder: Path, shape: SyntheticShape, tower: Tower, world: _World) -> tuple[Floats, Floats]:
-    """Writes the tower's files; vectors of some users and of all items."""
+def _write_tower(folder: Path, model: Retriever, world: _World) -> tuple[Floats, Floats]:
+    """Writes the tower's files; (Q, d) vectors of some users and (N, d) of all items."""
+    from recsys.train.export import export_user_tower, item_vectors, user_vectors, write_history_vectors
+
+    export_user_tower(model, folder / TOWER)
+    write_history_vectors(model, folder / HISTORY_VECTORS)
+    queries = user_vectors(model, world.encoder.encode_users(world.some_users(), trim=True))
+    return queries.reshape(-1, queries.shape[-1]), item_vectors(model)
+
+
+def _untrained(shape: SyntheticShape, tower: Tower, world: _World) -> Retriever:
+    """The recipe's model; the item table holds the given vectors, and users stay near their items."""
     try:
-        from recsys.train.export import export_user_tower, item_vectors, user_vectors, write_history_vectors
+        import torch
     except ModuleNotFoundError as error:
         raise MissingPartError(
             f"a synthetic bundle needs {error.name}: pip install 'recsys[train]', or give --bundles"
         ) from None
-    model = _untrained(shape, tower, world)
-    export_user_tower(model, folder / TOWER)
-    write_history_vectors(model, folder / HISTORY_VECTORS)
-    return user_vectors(model, world.encoder.encode_users(world.some_users(), trim=True)), item_vectors(model)
+    torch.manual_seed(shape.seed)
+    index = torch.from_numpy(world.encoder.item_index)
+    model = _mind(shape, world, index) if tower == "mind" else _two_tower(shape, tower, world, index)
+    assert model.items.table is not None
+    with torch.no_grad():
+        model.items.table.weight[index.long()] = torch.from_numpy(_LENGTH * world.vectors)
+    return model.eval()
 
 
-def _write_mind(folder: Path, shape: SyntheticShape, world: _World) -> tuple[Floats, Floats]:
-    """Writes the tower's files; interests of some users and vectors of all items."""
-    write_capsule_tower(folder / TOWER, shape.dim, INTERESTS, history_length=HISTORY_LENGTH, seed=shape.seed)
-    table = np.zeros((int(world.encoder.item_index.max()) + 1, shape.dim), np.float32)
-    table[world.encoder.item_index] = world.vectors
-    np.save(folder / HISTORY_VECTORS, table, allow_pickle=False)
-    encoded = world.encoder.encode_users(world.some_users(), trim=True)
-    feed = {"history_vectors": table[encoded[HISTORY]], "history_age": encoded[HISTORY_AGE].astype(np.int64)}
-    interests: Floats = open_session(folder / TOWER).run(["user_vectors"], feed)[0]
-    return interests.reshape(-1, shape.dim), world.vectors
-
-
-def _untrained(shape: SyntheticShape, tower: Tower, world: _World) -> TwoTower:
-    """The recipe's model; the item table holds the given vectors."""
-    import torch
-
+def _two_tower(shape: SyntheticShape, tower: Tower, world: _World, index: Tensor) -> Retriever:
     from recsys.models.two_tower import TwoTower, TwoTowerShape
 
-    features, index = world.features, world.encoder.item_index
-    assert features.history is not None
-    torch.manual_seed(shape.seed)
     towers = TwoTowerShape(
-        item_codes=features.history.cardinality,
-        user_fields=tuple(field for field in features.fields("user") if field.kind == "categorical"),
+        item_codes=world.item_codes,
+        user_fields=world.user_fields,
         dim=shape.dim,
         history="mean" if tower == "mean" else "attention",
         history_length=HISTORY_LENGTH,
         similarity="cosine",
     )
-    model = TwoTower(towers, torch.from_numpy(index), {})
-    assert model.items.table is not None
+    return TwoTower(towers, index, {})
+
+
+def _mind(shape: SyntheticShape, world: _World, index: Tensor) -> Retriever:
+    """A start's interests are all alike, made of the means of the history; here each is its capsule and a little."""
+    import torch
+
+    from recsys.models.mind import Mind, MindShape
+
+    mind = MindShape(
+        item_codes=world.item_codes,
+        user_fields=world.user_fields,
+        dim=shape.dim,
+        history_length=HISTORY_LENGTH,
+        similarity="cosine",
+        interests=INTERESTS,
+    )
+    model = Mind(mind, index, {})
     with torch.no_grad():
-        model.items.table.weight[torch.from_numpy(index).long()] = torch.from_numpy(_LENGTH * world.vectors)
-    return model.eval()
+        model.capsules.shared.weight.copy_(torch.eye(shape.dim))
+        next(model.mixer.other_direct.parameters()).copy_(torch.eye(shape.dim))
+        model.mixer.direct.weight.mul_(_MEANS_SHARE / _LENGTH)
+    return model
