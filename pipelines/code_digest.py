@@ -14,7 +14,7 @@ LEARNING = ("recsys.models", "recsys.train", "recsys.index")
 PREPARING = ("recsys.data", "recsys.features", "pipelines.prepared")
 """Packages whose code decides what the prepared data are."""
 MERGING = ("recsys.cascade", "recsys.evaluate", "recsys.retrieval", "recsys.ranking")
-"""Packages whose code decides how much each channel counts in the merge, and whether to pre-rank."""
+"""Packages whose code decides how lists are merged, and whether to pre-rank."""
 BUNDLING = ("recsys.bundle", "recsys.stores")
 """Packages whose code decides how a bundle is laid out."""
 

@@ -1,4 +1,4 @@
-"""What the steps of a training run do: prepare the data, fit a recipe, weigh the channels, assemble a bundle."""
+"""What the steps of a training run do: prepare the data, fit a recipe, learn the merge, assemble a bundle."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class FitWork:
 
 @dataclass(frozen=True, slots=True)
 class MergeWork:
-    """Step `merge@H`: choose on validation how much each channel's list counts, and whether to pre-rank.
+    """Step `merge@H`: learn on validation how lists are merged, and whether to pre-rank.
 
     Attributes:
         prepared: name of the step with the data.
