@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field as Bound
 from pydantic import field_validator
 from torch import Tensor
@@ -20,12 +21,12 @@ from recsys.errors import ConfigError
 from recsys.evaluate.section import Section
 from recsys.features.feature_set import FeatureSet, Field
 from recsys.files import write_text
-from recsys.index.config import IndexConfig, IndexReport
+from recsys.index.config import IndexConfig
 from recsys.index.vector_index import VectorIndex
 from recsys.models.item_tower import Similarity
 from recsys.models.losses.softmax import Correction
 from recsys.models.retriever import Retriever
-from recsys.recipes.retriever_report import retriever_sections
+from recsys.recipes.retriever_report import retriever_sections, training_metrics, training_record
 from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
 from recsys.retrieval.vector_channel import INDEX
 from recsys.train.batches import SequenceSampling, SequenceSource
@@ -170,8 +171,8 @@ class RetrieverRecipe(ABC, Generic[ConfigT]):
         if model.reads_history:
             write_history_vectors(model, directory / HISTORY_VECTORS)
         save_weights(model, directory / WEIGHTS)
-        metrics = _metrics(result, exported, index_report) | started
-        write_text(directory / TRAINING, _training_record(result, weights, index_report))
+        metrics = training_metrics(result, exported, index_report) | started
+        write_text(directory / TRAINING, training_record(result, weights, index_report))
         write_component(out, self._channel(view, model, config, exported, metrics))
         return metrics
 
@@ -254,6 +255,7 @@ def train(
 ) -> tuple[TrainingResult, SequenceSource]:
     """Fits a model as its recipe does; what came of it, and the batches it saw."""
     full = _uses_full_softmax(config, len(view.catalogue))
+    shown = _shown(config, view)
     source = SequenceSource(
         view.train,
         {field.name: view.users[field.name] for field in model.shape.user_fields},
@@ -269,6 +271,7 @@ def train(
             seed=view.seed,
         ),
         view.ranks,
+        shown,
     )
     objective = _objective(model, config, source, view)
     if view.start is not None:
@@ -327,7 +330,20 @@ def _objective(model: Retriever, config: RetrieverConfig, source: SequenceSource
         bf16=bf16_products(config.precision, model.device),
         memory=memory,
         hard=hard,
+        shown=None if source.shown is None else torch.from_numpy(source.shown).to(model.device),
     )
+
+
+def _shown(config: RetrieverConfig, view: TrainView) -> NDArray[np.int64] | None:
+    """The rows that targets are told from; None = all.
+
+    Where ids are hidden in training, an item that training does not show will be what items like it are. Else nothing
+    is known of it, and it is better off last, like all that nobody chose, than in the middle.
+    """
+    if config.id_dropout == 0.0:
+        return None
+    shown = np.unique(view.train.rows).astype(np.int64)
+    return None if len(shown) == len(view.catalogue) else shown
 
 
 def _frequency(config: RetrieverConfig, source: SequenceSource, device: str, view: TrainView) -> ItemFrequency:
@@ -355,33 +371,3 @@ def _queries(model: Retriever, view: TrainView) -> Floats | None:
     users = view.validation.users(0, min(len(view.validation), 1000), view.user_frame)
     vectors = user_vectors(model, view.encoder.encode_users(users, trim=True))
     return vectors.reshape(-1, vectors.shape[-1])
-
-
-def _metrics(result: TrainingResult, exported: ExportReport, index: IndexReport) -> dict[str, float]:
-    best = next((record for record in result.curve if record.epoch == result.epochs), None)
-    return {
-        "epochs": float(result.epochs),
-        **({f"validation_{name}": value for name, value in best.metrics.items()} if best else {}),
-        "training_seconds": result.seconds,
-        "samples_per_s": result.samples_per_s,
-        "parity_error": exported.parity_error,
-        "index_recall_at_100": index.recall_at_100,
-        "index_build_seconds": index.build_seconds,
-        "index_bytes_per_item": index.bytes_per_item,
-    }
-
-
-def _training_record(result: TrainingResult, weights: Mapping[str, Mapping[str, float]], index: IndexReport) -> str:
-    """What the report shows, as JSON."""
-    curve = [
-        {"epoch": r.epoch, "loss": r.loss, "lr": r.lr, "seconds": r.seconds, "metrics": dict(r.metrics)}
-        for r in result.curve
-    ]
-    record = {
-        "epochs": result.epochs,
-        "samples_per_s": result.samples_per_s,
-        "curve": curve,
-        "field_weights": {tower: dict(fields) for tower, fields in weights.items()},
-        "index": index.model_dump(mode="json"),
-    }
-    return json.dumps(record, indent=1) + "\n"

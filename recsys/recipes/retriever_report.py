@@ -1,15 +1,50 @@
-"""What the report shows of a retriever: its training curve, its field weights, its index."""
+"""What is recorded of a retriever's training, and what the report shows of it: curve, field weights, index."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from recsys.evaluate.charts import Bar, Line, bars, curves
 from recsys.evaluate.section import Block, Figure, Section, Table
+from recsys.index.config import IndexReport
+from recsys.train.config import TrainingResult
+from recsys.train.export import ExportReport
 
 _SETTINGS: Final = ("lists", "probes", "pq_bytes", "candidates", "links", "ef_search")
 """Of an index; 0 where its kind has none."""
+
+
+def training_metrics(result: TrainingResult, exported: ExportReport, index: IndexReport) -> dict[str, float]:
+    """What a component's manifest says of its training."""
+    best = next((record for record in result.curve if record.epoch == result.epochs), None)
+    return {
+        "epochs": float(result.epochs),
+        **({f"validation_{name}": value for name, value in best.metrics.items()} if best else {}),
+        "training_seconds": result.seconds,
+        "samples_per_s": result.samples_per_s,
+        "parity_error": exported.parity_error,
+        "index_recall_at_100": index.recall_at_100,
+        "index_build_seconds": index.build_seconds,
+        "index_bytes_per_item": index.bytes_per_item,
+    }
+
+
+def training_record(result: TrainingResult, weights: Mapping[str, Mapping[str, float]], index: IndexReport) -> str:
+    """What `retriever_sections` shows, as JSON."""
+    curve = [
+        {"epoch": r.epoch, "loss": r.loss, "lr": r.lr, "seconds": r.seconds, "metrics": dict(r.metrics)}
+        for r in result.curve
+    ]
+    record = {
+        "epochs": result.epochs,
+        "samples_per_s": result.samples_per_s,
+        "curve": curve,
+        "field_weights": {tower: dict(fields) for tower, fields in weights.items()},
+        "index": index.model_dump(mode="json"),
+    }
+    return json.dumps(record, indent=1) + "\n"
 
 
 def retriever_sections(title: str, record: Mapping[str, Any]) -> list[Section]:

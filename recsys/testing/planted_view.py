@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from recsys.columns import USER_ID
+from recsys.columns import ITEM_ID, USER_ID
 from recsys.data.catalogue import Catalogue
 from recsys.data.splits import Holdout, split
 from recsys.features.auto import infer_definition
@@ -17,23 +19,31 @@ from recsys.testing.planted import Planted, write_planted
 from recsys.train.view import TrainView
 
 
-def planted_view(folder: Path, world: Planted, holdout: str = "last") -> TrainView:
-    """The view of a fit that chooses its epochs on validation."""
+def planted_view(folder: Path, world: Planted, holdout: str = "last", unseen: Sequence[int] = ()) -> TrainView:
+    """The view of a fit that chooses its epochs on validation.
+
+    Args:
+        folder: the dataset is written there.
+        world: what is planted.
+        holdout: as on the command line.
+        unseen: catalogue rows that training does not show; validation does.
+    """
     dataset = write_planted(folder, world)
     catalogue = Catalogue.from_dataset(dataset)
     parts = split(dataset, catalogue, Holdout.parse(holdout))
     users = dataset.users()
-    events = parts.train_events.collect()
+    train = parts.train.where(~np.isin(parts.train.rows, unseen))
+    events = parts.train_events.filter(~pl.col(ITEM_ID).is_in(catalogue.ids[list(unseen)])).collect()
     features = FeatureSet.fit(infer_definition(dataset), items=dataset.items(), users=users, events=events)
     encoder = OnlineEncoder(features, catalogue)
-    in_order = pl.DataFrame({USER_ID: parts.train.user_ids}).join(users, on=USER_ID, how="left", maintain_order="left")
+    in_order = pl.DataFrame({USER_ID: train.user_ids}).join(users, on=USER_ID, how="left", maintain_order="left")
     return TrainView(
         catalogue=catalogue,
         features=features,
         encoder=encoder,
         items=encoder.items,
         users=encode_users(features, in_order),
-        train=parts.train,
+        train=train,
         validation=parts.validation,
         user_frame=users,
         seed=0,

@@ -60,6 +60,7 @@ class SequenceSource:
         catalogue_size: N.
         sampling: see there.
         ranks: the workers that each batch is dealt to; the batches are those of one worker, whatever their number.
+        shown: (C,) rows that columns are drawn from evenly; None = all.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class SequenceSource:
         catalogue_size: int,
         sampling: SequenceSampling,
         ranks: Ranks = ALONE,
+        shown: NDArray[np.int64] | None = None,
     ) -> None:
         self.sequences = sequences
         self.user_codes = {name: np.asarray(codes, np.int64) for name, codes in user_codes.items()}
         self.catalogue_size = catalogue_size
         self.sampling = sampling
         self.ranks = ranks
+        self.shown = shown
         self.steps = -(-len(sequences) // sampling.batch_users)
 
     def shares(self) -> NDArray[np.float32]:
@@ -155,7 +158,8 @@ class SequenceSource:
             return None
         sequence, place = np.nonzero(targets >= 0)
         drawn = rng.permutation(len(sequence))[: self.sampling.in_batch]
-        uniform = rng.integers(0, self.catalogue_size, self.sampling.uniform)
+        uniform = rng.integers(0, self.catalogue_size if self.shown is None else len(self.shown), self.sampling.uniform)
+        uniform = uniform if self.shown is None else self.shown[uniform]
         lengths = np.bincount(sequence)
         same = float((lengths**2).sum()) / max(1, len(sequence)) ** 2
         return Negatives(

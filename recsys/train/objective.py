@@ -49,6 +49,8 @@ class NextItemObjective:
         bf16: whether the softmax multiplies in bfloat16.
         memory: columns of the batches before, for the sampled softmax; None = none.
         hard: who looks hard negatives up, for batches that ask for them.
+        shown: (C,) catalogue rows, ascending, that targets are told from; None = all. That nobody chose the others
+            would teach the model that newcomers, and whatever they alone have, are never chosen.
     """
 
     model: Retriever
@@ -59,6 +61,7 @@ class NextItemObjective:
     bf16: bool = False
     memory: NegativeMemory | None = None
     hard: HardNegatives | None = None
+    shown: Tensor | None = None
 
     def __call__(self, batch: SequenceBatch) -> Tensor:
         """The mean loss over the batch's targets, a scalar."""
@@ -75,18 +78,22 @@ class NextItemObjective:
             state.restore(below(part, tensors))
 
     def _full(self, batch: SequenceBatch) -> Tensor:
-        states, vectors = self.model.items()
-        targets = batch.targets[batch.targets >= 0]
-        users = self._users(batch, F.embedding(batch.history, states))
+        states, vectors = self.model.items(self.shown)
+        history, targets = self._columns(batch.history), self._columns(batch.targets[batch.targets >= 0])
+        users = self._users(batch, F.embedding(history, states))
         return full_softmax(
             self.model.for_targets(users, F.embedding(targets, vectors)),
             vectors,
             targets,
             label_smoothing=self.label_smoothing,
-            seen=Seen(batch.history, *(batch.targets >= 0).nonzero().unbind(1)) if self.exclude_history else None,
+            seen=Seen(history, *(batch.targets >= 0).nonzero().unbind(1)) if self.exclude_history else None,
             credit=self.model.credit,
             bf16=self.bf16,
         )
+
+    def _columns(self, rows: Tensor) -> Tensor:
+        """Catalogue rows as columns of the full softmax; what pads may become any."""
+        return rows if self.shown is None else torch.searchsorted(self.shown, rows).clamp(max=len(self.shown) - 1)
 
     def _parts(self) -> dict[str, Stateful]:
         parts = {"frequency": self.frequency, "memory": self.memory, "hard": self.hard}
@@ -105,6 +112,7 @@ class NextItemObjective:
         log_expected, of_targets = self._log_expected(drawn, drawn.rows), self._log_expected(drawn, targets)
         if self.hard is not None and negatives.mining is not None:
             hard = self.hard.rows(users.detach(), batch, negatives.mining)
+            hard = hard if self.shown is None else hard[torch.isin(hard, self.shown)]
             log_expected = log_expected.masked_fill(torch.isin(drawn.rows, hard), _ENDLESS)
             log_expected = torch.cat([log_expected, torch.zeros_like(hard, dtype=log_expected.dtype)])
             of_targets = of_targets.masked_fill(torch.isin(targets, hard), 0.0)
@@ -145,5 +153,6 @@ class NextItemObjective:
 
     def _log_expected(self, negatives: Negatives, rows: Tensor) -> Tensor:
         shares = self.frequency.shares(rows)
-        counts = expected_counts(shares, negatives.others, negatives.uniform, len(self.model.items))
+        drawn_from = len(self.model.items if self.shown is None else self.shown)
+        counts = expected_counts(shares, negatives.others, negatives.uniform, drawn_from)
         return counts.clamp(min=_RAREST).log()

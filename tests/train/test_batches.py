@@ -72,6 +72,15 @@ def test_an_epoch_begun_in_the_middle_goes_on_with_the_same_batches() -> None:
         assert torch.equal(a.negatives.rows, b.negatives.rows)
 
 
+def test_even_draws_are_of_what_was_shown() -> None:
+    sampling = SequenceSampling(batch_users=40, length=20, uniform=200)
+    shown = np.array([3, 8, 21])
+    source = SequenceSource(random_interactions(), {}, 30, sampling, shown=shown)
+    negatives = next(source.epoch(0)).negatives
+    assert negatives is not None
+    assert set(negatives.rows.tolist()) == set(shown.tolist())
+
+
 def test_sampled_columns_are_targets_of_the_batch_then_even_draws() -> None:
     sampling = SequenceSampling(batch_users=40, length=20, in_batch=16, uniform=5)
     source = SequenceSource(random_interactions(), {}, 30, sampling)

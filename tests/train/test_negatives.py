@@ -165,6 +165,24 @@ def test_what_scores_high_taken_as_hard_lessens_the_bias_of_the_gradient() -> No
     assert all(a < 0.6 * b for a, b in zip(found, beside, strict=True))
 
 
+@pytest.mark.parametrize("columns", [None, 3])
+def test_items_that_were_not_shown_are_told_from_nothing(columns: int | None) -> None:
+    """Neither they nor what is learned of the others depends on their vectors."""
+    shown = torch.tensor([0, 2, 3, 6])
+    found = []
+    for other in (0.0, 5.0):
+        of = world()
+        of.targets = shown.repeat(4)
+        of.model.items.vectors.data[[1, 4, 5, 7]] += other
+        hard = Found(list(range(N))) if columns else None
+        objective = NextItemObjective(of.model, CountedFrequency(of.q), hard=hard, shown=shown)  # type: ignore[arg-type]
+        loss = objective(of.batch(drawn(shown[:columns], NO_MINING) if columns else None))
+        found.append(torch.autograd.grad(loss, (of.model.users, of.model.items.vectors)))
+    for one, another in zip(*found, strict=True):
+        assert torch.equal(one, another)
+    assert (found[0][1].abs().sum(dim=1) > 0).nonzero()[:, 0].tolist() == shown.tolist()
+
+
 def mean_gradients(of: World, columns: int, remembered: int, draws: int = 400) -> list[Tensor]:
     """Of a batch with so many columns, beside batches alike that are remembered and whose vectors have not moved."""
     generator = torch.Generator().manual_seed(1)
