@@ -57,6 +57,7 @@ def bench_serve(
 
     Users are drawn by Zipf's law, and click while they ask: a click makes the next Recall run the towers again.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy loads, below; workers have the same
     from recsys.files import write_text
     from services.cli.bench import h2load
     from services.cli.bench.servers import echo_server, recall_server
