@@ -36,6 +36,8 @@ class ItemShape:
         dropout: rate inside towers and encoders.
         id_dropout: share of the items whose id a training step does not look at: they are the unseen item with their
             attributes, which is what an item that comes later will be (DropoutNet, Volkovs et al., NIPS 2017).
+        dates: of the attribute fields, those that say since when an item could be chosen. They are hidden with the id:
+            in any log the newest items are chosen least, for want of time, and what comes later is newer than all.
     """
 
     item_codes: int
@@ -45,6 +47,7 @@ class ItemShape:
     similarity: Similarity = "dot"
     dropout: float = 0.2
     id_dropout: float = 0.0
+    dates: tuple[str, ...] = ()
 
 
 class ItemTower(nn.Module):
@@ -91,7 +94,7 @@ class ItemTower(nn.Module):
             (M, d) what a history is made of, and (M, d_out) what the index stores; d_out = d + 1 for "dot".
         """
         codes = self._shown(self.index if rows is None else self.index[rows])
-        states = self._states(codes, {name: self._codes(name, rows) for name in self.names})
+        states = self._states(codes, {name: self._codes(name, rows, codes) for name in self.names})
         return states, self._vectors(states, codes)
 
     @torch.no_grad()
@@ -125,7 +128,7 @@ class ItemTower(nn.Module):
             return {}
         rows = _spread(len(self.index), self.index.device)
         parts = [] if self.table is None else [self.table(self.index[rows]).unsqueeze(1)]
-        codes = {name: self._codes(name, rows) for name in self.names}
+        codes = {name: self._codes(name, rows, self.index[rows]) for name in self.names}
         weights = self.tower.senet.weights(torch.cat([*parts, self.fields(codes)], dim=1))
         means = weights.detach().mean(dim=0).tolist()
         return dict(zip((["item_id"] if parts else []) + list(self.names), means, strict=True))
@@ -149,13 +152,15 @@ class ItemTower(nn.Module):
         """Attribute codes of catalogue rows; row -1 has none."""
         codes = {}
         for name in self.names:
-            values = self._codes(name, rows.clamp(min=0))
+            values: Tensor = getattr(self, f"field_{name}")[rows.clamp(min=0)]
             codes[name] = values * (rows >= 0).view((-1,) + (1,) * (values.dim() - 1))
         return codes
 
-    def _codes(self, name: str, rows: Tensor | None) -> Tensor:
+    def _codes(self, name: str, rows: Tensor | None, items: Tensor) -> Tensor:
+        """Codes of a field for catalogue rows (M,), all when None, that are shown as item codes (M,)."""
         codes: Tensor = getattr(self, f"field_{name}")
-        return codes if rows is None else codes[rows]
+        codes = codes if rows is None else codes[rows]
+        return codes.masked_fill(items == UNSEEN, 0) if name in self.shape.dates else codes
 
     def _shown(self, codes: Tensor) -> Tensor:
         """The codes as a training step sees them: some ids are hidden."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recsys.bundle.component import ComponentInfo, component_directory, write_component
 from recsys.bundle.manifest import FEATURES_FOLDER
+from recsys.columns import CREATED_MS
 from recsys.errors import ConfigError
 from recsys.evaluate.section import Section
 from recsys.features.feature_set import FeatureSet, Field
@@ -238,6 +239,7 @@ def retriever_settings(recipe: str, config: RetrieverConfig, view: TrainView) ->
         "temperature": config.temperature,
         "dropout": config.dropout,
         "id_dropout": config.id_dropout,
+        "dates": tuple(f.name for f in view.features.definition.attributes("item") if f.column == CREATED_MS),
     }
     if not settings["item_id"] and not settings["item_fields"]:
         raise ConfigError(f"{recipe}: the item tower has neither item_id nor an attribute; add an item feature")

@@ -39,7 +39,7 @@ _NO_ROW: Final = -1
 _PLACES: Final = ("history.positions.weight", "history.profiles.weight", "profiles.weight", "decay")
 """Parameters with a row a place of the history, or an age."""
 _FREE: Final = (
-    *("item_codes", "history_length", "temperature", "dropout", "id_dropout", "recompute"),
+    *("item_codes", "history_length", "temperature", "dropout", "id_dropout", "dates", "recompute"),
     *("iterations", "credit", "power"),
 )
 """Settings that weights fit whatever they are, or that fit row by row."""

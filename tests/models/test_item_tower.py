@@ -39,6 +39,18 @@ def test_an_item_whose_id_is_hidden_is_the_unseen_one_with_its_attributes() -> N
         assert torch.allclose(found, wanted, atol=1e-6)
 
 
+def test_a_date_is_hidden_with_the_id_and_shown_with_it() -> None:
+    """What an unseen item and a hidden one say of themselves is the same, whenever they came."""
+    states, vectors = item_tower(dates=("year",)).eval()()
+    shape = ItemShape(6, item_fields=(YEAR,), dim=8, dropout=0.0)
+    without = ItemTower(shape, CODES, {"year": YEARS * (CODES != UNSEEN)})
+    without.load_state_dict(item_tower().state_dict())
+    for found, wanted in zip((states, vectors), without.eval()(), strict=True):
+        assert torch.allclose(found, wanted, atol=1e-6)
+    hidden, later = (item_tower(dates=("year",), id_dropout=0.999999).train()(torch.tensor([row]))[1] for row in (0, 2))
+    assert torch.equal(hidden, later)
+
+
 def test_ids_are_hidden_in_training_alone_and_at_the_rate_that_is_asked() -> None:
     tower = item_tower(id_dropout=0.5)
     many = torch.zeros(4000, dtype=torch.long)
