@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from recsys.errors import MissingPartError, RecsysError, UsageError
 from recsys.retrieval.channel import Channel
 from recsys.retrieval.interests_channel import InterestsChannel
 from recsys.retrieval.vector_channel import VectorChannel
+from recsys.testing.toy import HISTORIES
 from recsys.types import RaggedRows, Users
 from services.cli.bench import h2load
 from services.cli.bench.serve import towers_named
+from services.cli.bench.servers import Usage
 from services.cli.bench.synthetic import CHANNELS, SyntheticShape, Tower, write_synthetic_bundle
+from services.cli.bench.traffic import CONNECTIONS, visitors
 from services.cli.main import app
 from services.rpc.bundles import load
 
@@ -46,6 +50,22 @@ def finds_items_like_their_own(bundle: Bundle, channel: Channel) -> None:
     to_history = (vectors[found] @ vectors[history[0]].T).max(axis=1).mean()
     to_anything = (vectors[found] @ vectors[::40].T).max(axis=1).mean()
     assert to_history > to_anything
+
+
+def test_visitors_are_users_with_histories_and_the_first_have_several_connections(toy_bundles: Path) -> None:
+    people = visitors(toy_bundles)
+    assert len(people) == CONNECTIONS
+    assert {one.user: list(one.items) for one in people}.items() <= HISTORIES.items()
+    often = Counter(one.user for one in people).most_common()
+    assert often[0][1] > CONNECTIONS / len(HISTORIES)
+    assert visitors(toy_bundles) == people
+
+
+def test_the_hit_rate_is_the_share_of_vectors_out_of_the_cache_between_two_moments() -> None:
+    before, after = Usage(100, 0, 1.0, cached=50, made=50), Usage(300, 1, 3.0, cached=200, made=100)
+    used = after.since(before)
+    assert (used.hit_rate, used.calls, used.errors, used.cpu_us_per_call) == (0.75, 200, 1, 10_000.0)
+    assert before.since(before).hit_rate == 0
 
 
 def test_a_message_is_framed_as_grpc_does() -> None:
