@@ -244,13 +244,14 @@ def test_ambiguous_parts_are_refused() -> None:
 
 
 def test_the_configuration_s_curves_decide_the_merge_whichever_channels_are_asked_or_answer() -> None:
-    channels = [Fixed("weak", [1, 2]), Fixed("strong", [3, 4]), Fixed("broken", [5], fail)]
-    curves = RankCurves(places=(1, 9), log_odds={"weak": (0.1, 0), "broken": (9, 0), "strong": (3, 1)})
-    cascade = Cascade(channels, config=CascadeConfig(merge=curves))
+    faulty = [Fixed("broken", [5], fail), Fixed("late", [6], be_late)]
+    said = {"weak": (0.1, 0), "broken": (9, 0), "late": (9, 0), "strong": (3, 1)}
+    curves = RankCurves(places=(1, 9), log_odds=said)
+    cascade = Cascade([Fixed("weak", [1, 2]), Fixed("strong", [3, 4]), *faulty], config=CascadeConfig(merge=curves))
     assert cascade.recall(ONE, 4, channels=["weak", "strong"]).candidates.rows.tolist() == [3, 4, 1, 2]
     answer = cascade.recall(ONE, 4)
     assert answer.candidates.rows.tolist() == [3, 4, 1, 2]
-    assert answer.degraded == ("broken",)
+    assert answer.degraded == ("broken", "late")
     assert cascade.recall(ONE, 2, channels=["weak"]).candidates.scores.tolist() == [100, 99]
 
 
