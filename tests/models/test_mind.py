@@ -85,6 +85,15 @@ def test_interests_beyond_those_a_history_allows_are_the_first_once_more(length:
     assert len(torch.unique(found, dim=0)) == interests
 
 
+def test_histories_without_any_item_and_no_places_at_all_are_computed_too() -> None:
+    """A batch of sequences of one item; a worker that no place of a batch falls to."""
+    model, user = mind(), {"age": torch.tensor([2, 3])}
+    nothing = model.user_states(torch.empty(2, 0, 8), user)
+    assert nothing.shape == (2, 1, INTERESTS, 8)
+    assert torch.allclose(nothing[:, 0], model.states_after(torch.zeros(2, 3, 8), torch.tensor([0, 0]), user))
+    assert model.user_states(torch.randn(2, 3, 8), user, torch.empty(0, dtype=torch.long)).shape == (2, 0, INTERESTS, 8)
+
+
 def test_only_the_newest_items_are_looked_at() -> None:
     model = mind(history_length=5)
     codes, ages = torch.randint(1, CODES, (1, 9)), torch.arange(9, 0, -1)[None]

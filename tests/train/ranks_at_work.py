@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, distributed
 
 from recsys.data.interactions import Interactions
+from recsys.models.mind import Mind, MindShape
+from recsys.models.retriever import Retriever
 from recsys.models.sequence_batch import SequenceBatch
 from recsys.models.two_tower import TwoTower, TwoTowerShape
 from recsys.train.batches import SequenceSampling, SequenceSource
@@ -53,23 +55,15 @@ def interactions(users: int) -> Interactions:
 
 
 def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[SequenceBatch]:
-    """A small two-tower and its trainer; `settings` are the trainer's, and some of the model and of the batches."""
+    """A small retriever and its trainer; `settings` are the trainer's, and some of the model and of the batches."""
     settings = {"precision": "float32", "lr": 0.02, **settings}
     sizes = {"in_batch": 16, "uniform": 8} if settings.pop("sampled", False) else {}
     if settings.pop("mined", False):
         sizes |= {"in_batch": 16, "mined": 3, "mined_ranks": (2, 9)}
-    sampling = SequenceSampling(batch_users=settings.pop("batch_users", 8), length=10, **sizes)
+    places = settings.pop("places", 1.0)
+    sampling = SequenceSampling(batch_users=settings.pop("batch_users", 8), length=10, places=places, **sizes)
     torch.manual_seed(0)
-    shape = TwoTowerShape(
-        item_codes=ITEMS + 2,
-        dim=8,
-        history_length=10,
-        blocks=1,
-        heads=2,
-        dropout=settings.pop("dropout", 0.0),
-        recompute=settings.pop("recompute", False),
-    )
-    model = TwoTower(shape, torch.arange(ITEMS) + 2, {})
+    model = retriever(settings)
     source = SequenceSource(interactions(settings.pop("users", 42)), {}, ITEMS, sampling, ranks)
     memory, hard = None, None
     if sampling.mined:
@@ -81,6 +75,21 @@ def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[Se
         validate = lambda: {"ndcg@10": ranks.sum([model.log_scale.item()])[0]}  # noqa: E731
     config = TrainerConfig.model_validate(settings)
     return Trainer(model, objective, source, config, QuietProgress(scratch), validate, ranks=ranks, also=objective)
+
+
+def retriever(settings: dict[str, Any]) -> Retriever:
+    """A two-tower, or MIND where `settings` ask for interests."""
+    common: dict[str, Any] = {
+        "item_codes": ITEMS + 2,
+        "dim": 8,
+        "history_length": 10,
+        "dropout": settings.pop("dropout", 0.0),
+    }
+    recompute, interests = settings.pop("recompute", False), settings.pop("interests", 0)
+    if interests:
+        return Mind(MindShape(**common, interests=interests), torch.arange(ITEMS) + 2, {})
+    shape = TwoTowerShape(**common, blocks=1, heads=2, recompute=recompute)
+    return TwoTower(shape, torch.arange(ITEMS) + 2, {})
 
 
 def gradients(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> dict[str, Tensor]:

@@ -64,7 +64,10 @@ def test_sparse_gradients_are_added_by_gloo_and_not_by_nccl(monkeypatch: pytest.
 @pytest.mark.parametrize("tables", ["dense", "rowwise"])
 @pytest.mark.parametrize(
     "more",
-    [{}, {"sampled": True}, {"accumulate": 3}, {"accumulate": 3, "mined": True}, {"recompute": True}],
+    [
+        *({}, {"sampled": True}, {"accumulate": 3}, {"accumulate": 3, "mined": True}, {"recompute": True}),
+        *({"interests": 3}, {"interests": 3, "mined": True}, {"interests": 2, "places": 0.2, "accumulate": 3}),
+    ],
     ids=str,
 )
 def test_gradients_of_two_workers_are_those_of_one_on_the_whole_batch(

@@ -88,7 +88,7 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
     if places == 1:
         return torch.matmul(left.squeeze(1), right.transpose(1, 2)).unsqueeze(1)
     products = torch.matmul(left.flatten(1, 2), right.transpose(1, 2))
-    return products.view(batch, places, interests, -1)
+    return products.view(batch, places, interests, right.shape[1])
 
 
 def squash(z: Tensor) -> Tensor:

@@ -58,8 +58,9 @@ class RecencyProfiles(nn.Module):
         if age.shape[1] == 1:  # what is served, in fewer nodes
             means = torch.matmul(shares.squeeze(1), vectors).flatten(1).unsqueeze(1)
         else:
-            means = torch.matmul(shares.flatten(1, 2), vectors).view(len(vectors), age.shape[1], -1)
-        seen = age.amax(dim=-1, keepdim=True) > 0
+            means = torch.matmul(shares.flatten(1, 2), vectors)
+            means = means.view(len(vectors), age.shape[1], self.weight.shape[1] * vectors.shape[2])
+        seen = (age > 0).any(dim=-1, keepdim=True)
         return torch.where(seen, means, self.start.repeat(self.weight.shape[1]))
 
 
