@@ -219,3 +219,9 @@ def test_metrics_add_up_over_workers(server: RunningServer) -> None:
     for part in ("store", "prepare", "recall", "convert"):
         assert after[f'recsys_part_seconds_count{{part="{part}"}}'] > 0
     assert after['recsys_channel_seconds_count{channel="two_tower"}'] > 0
+    cached, made = (
+        after[name] - before.get(name, 0)
+        for name in (f'recsys_user_vectors_total{{channel="two_tower",source="{of}"}}' for of in ("cache", "tower"))
+    )
+    assert cached + made == 12  # one user, whose vector each of two workers makes at most once
+    assert cached >= 10
