@@ -107,7 +107,8 @@ def demo(dataset: Dataset | None) -> PipelineConfig:
 
 def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
-    two_tower = {"batch_users": 16, "max_epochs": 24, "ema": 0.998}
+    encoder = {"positions": "none", "convolution": 3, "widening": 2, "exclude_history": True}
+    two_tower = {"batch_users": 16, "max_epochs": 24, "ema": 0.998, **encoder}
     return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower})
 
 
