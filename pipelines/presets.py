@@ -137,6 +137,7 @@ def two_tower_sizes(counts: Counts) -> dict[str, Any]:
         "dim": 32 if counts.items < SMALL_CATALOGUE else 64,
         "batch_users": max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, counts.users // STEPS_A_PASS)),
         "ema": 0.99,
+        "id_dropout": 0.1,
         "history": "attention" if counts.events < MANY_EVENTS else "recency",
         "max_epochs": max(LEAST_EPOCHS, min(MOST_EPOCHS, EVENTS_TO_LEARN_FROM // max(counts.events, 1))),
     }

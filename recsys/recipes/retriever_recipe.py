@@ -74,7 +74,7 @@ class RetrieverConfig(TrainerConfig):
         temperature: where the learned temperature starts.
         dropout, label_smoothing: regularisation.
         id_dropout: share of the items whose id a step does not look at, so that attributes learn to speak for items
-            that come later.
+            that come later; without attributes no id is hidden.
         exclude_history: whether the full softmax leaves out the items that the user has, as answers that exclude them
             do; for data where nobody chooses an item twice.
         batch_users: sequences a step.
@@ -228,17 +228,18 @@ def retriever_settings(recipe: str, config: RetrieverConfig, view: TrainView) ->
             f"{recipe}.history_length = {length}: the features keep {history.length} items of a history; "
             "ask for fewer or raise the length of the history feature"
         )
+    item_fields = _chosen(recipe, view.features.fields("item"), config.item_fields, "item_fields")
     settings = {
         "item_codes": int(view.encoder.item_index.max(initial=1)) + 1 if history is None else history.cardinality,
         "item_id": view.features.definition.id_of("item") is not None,
-        "item_fields": _chosen(recipe, view.features.fields("item"), config.item_fields, "item_fields"),
+        "item_fields": item_fields,
         "user_fields": _chosen(recipe, view.features.fields("user"), config.user_fields, "user_fields"),
         "dim": config.dim,
         "history_length": length,
         "similarity": config.similarity,
         "temperature": config.temperature,
         "dropout": config.dropout,
-        "id_dropout": config.id_dropout,
+        "id_dropout": config.id_dropout if item_fields else 0.0,
         "dates": tuple(f.name for f in view.features.definition.attributes("item") if f.column == CREATED_MS),
     }
     if not settings["item_id"] and not settings["item_fields"]:
@@ -257,7 +258,7 @@ def train(
 ) -> tuple[TrainingResult, SequenceSource]:
     """Fits a model as its recipe does; what came of it, and the batches it saw."""
     full = _uses_full_softmax(config, len(view.catalogue))
-    shown = _shown(config, view)
+    shown = _shown(model, view)
     source = SequenceSource(
         view.train,
         {field.name: view.users[field.name] for field in model.shape.user_fields},
@@ -336,13 +337,13 @@ def _objective(model: Retriever, config: RetrieverConfig, source: SequenceSource
     )
 
 
-def _shown(config: RetrieverConfig, view: TrainView) -> NDArray[np.int64] | None:
+def _shown(model: Retriever, view: TrainView) -> NDArray[np.int64] | None:
     """The rows that targets are told from; None = all.
 
     Where ids are hidden in training, an item that training does not show will be what items like it are. Else nothing
     is known of it, and it is better off last, like all that nobody chose, than in the middle.
     """
-    if config.id_dropout == 0.0:
+    if model.shape.id_dropout == 0.0:
         return None
     shown = np.unique(view.train.rows).astype(np.int64)
     return None if len(shown) == len(view.catalogue) else shown

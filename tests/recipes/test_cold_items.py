@@ -62,3 +62,9 @@ def test_an_unseen_item_is_found_among_those_of_its_kind_once_ids_were_hidden(
     warm, cold = median_ranks(view, tmp_path, id_dropout=0.2, loss=loss)
     assert warm < ITEMS / 8
     assert cold < ITEMS / 4
+
+
+def test_ids_are_not_hidden_where_there_is_nothing_else_to_see(view: TrainView) -> None:
+    config = CONFIG.model_copy(update={"id_dropout": 0.2})
+    assert build_model(config, view).shape.id_dropout == 0.2
+    assert build_model(config.model_copy(update={"item_fields": "none"}), view).shape.id_dropout == 0.0
