@@ -93,14 +93,14 @@ class _FullSoftmax(torch.autograd.Function):
         table = items.to(kind)
         grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items)
         total = users.new_zeros(())
-        interests, closed = users.shape[1], _closed(users).to(kind)
+        interests, closed = users.shape[1], _closed(users, kind)
         at_once = _rows_at_once(users, len(items))
         for start in range(0, len(users), at_once):
             part = slice(start, start + at_once)
             vectors = users[part].to(kind)
             target = targets[part, None, None].expand(-1, interests, -1)
             logits = _products(vectors, table)
-            if interests > 1:
+            if closed is not None:
                 logits += closed[part]
             own = logits.gather(2, target)
             if seen is not None:
@@ -216,8 +216,10 @@ class _SampledSoftmax(torch.autograd.Function):
     ) -> Tensor:
         kind = torch.bfloat16 if bf16 else users.dtype
         table = negatives.to(kind)
-        closed = _closed(users)
-        positive = (users * positives.unsqueeze(1)).sum(dim=2, keepdim=True) + closed
+        closed = _closed(users, users.dtype)
+        positive = (users * positives.unsqueeze(1)).sum(dim=2, keepdim=True)
+        if closed is not None:
+            positive += closed
         if positive_offset is not None:
             positive -= positive_offset[:, None, None]
         offset = offset.to(users.dtype)
@@ -233,7 +235,7 @@ class _SampledSoftmax(torch.autograd.Function):
             vectors = users[part].to(kind)
             block = logits[: len(vectors)]
             torch.sub(_products(vectors, table), offset, out=block[:, :, :count])
-            if users.shape[1] > 1:
+            if closed is not None:
                 block[:, :, :count] += closed[part]
             low, high = torch.searchsorted(masked_rows, masked_rows.new_tensor([start, start + at_once])).tolist()
             block[masked_rows[low:high] - start, :, masked_columns[low:high]] = _NEVER
@@ -265,11 +267,14 @@ def _rows_at_once(users: Tensor, columns: int) -> int:
     return max(1, _LOGITS_AT_ONCE.get(users.device.type, 1 << 20) // (columns * users.shape[1]))
 
 
-def _closed(users: Tensor) -> Tensor:
-    """(R, K, 1) what is added to an interest's products: 0, or never for the first interest once more."""
+def _closed(users: Tensor, kind: torch.dtype) -> Tensor | None:
+    """(R, K, 1) what is added to an interest's products: 0, or never for the first interest once more.
+
+    None where all interests of all rows are there.
+    """
     repeated = (users == users[:, :1]).all(dim=2, keepdim=True)
     repeated[:, 0] = False
-    return torch.zeros_like(users[:, :, :1]).masked_fill_(repeated, _NEVER)
+    return torch.zeros_like(users[:, :, :1], dtype=kind).masked_fill_(repeated, _NEVER) if repeated.any() else None
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
