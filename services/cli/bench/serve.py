@@ -48,7 +48,7 @@ def bench_serve(
     seconds: int = typer.Option(8, min=1, help="Length of each load."),
     runs: int = typer.Option(3, min=1, help="Loads of each kind; figures are medians."),
     recalls_per_event: int = typer.Option(
-        10, min=0, help="Recalls for every click that is recorded meanwhile; 0: no clicks."
+        4, min=0, help="Recalls for every click that is recorded meanwhile; 0: no clicks."
     ),
     work: Path = typer.Option(Path("runs/bench"), help="Keeps synthetic bundles for the next time."),
     out: Path | None = typer.Option(None, help="Write the figures as JSON."),
@@ -57,7 +57,11 @@ def bench_serve(
 
     Users are drawn by Zipf's law, and click while they ask: a click makes the next Recall run the towers again.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy loads, below; workers have the same
+    for variable in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+    ):  # read when libraries load, below; workers have the same
+        os.environ.setdefault(variable, "1")
     from recsys.files import write_text
     from services.cli.bench import h2load
     from services.cli.bench.servers import echo_server, recall_server
