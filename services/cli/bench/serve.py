@@ -60,7 +60,7 @@ def bench_serve(
     for variable in (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
-    ):  # read when libraries load, below; workers have the same
+    ):  # read below, as workers do
         os.environ.setdefault(variable, "1")
     from recsys.files import write_text
     from services.cli.bench import h2load
