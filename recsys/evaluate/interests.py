@@ -18,6 +18,8 @@ from recsys.types import Bools, Floats, Offsets, Rows, Users
 
 LENGTH: Final = 50
 """Length of the lists looked at."""
+_ROUNDING: Final = 1e-5
+"""Scores nearer to each other than this share of the vectors' lengths differ by rounding alone."""
 
 
 @runtime_checkable
@@ -79,7 +81,7 @@ def ask(
             rows, _ = lists.of(b)
             if len(rows):
                 there = int(counts[b])
-                found_by = _by_share(np.argmax(channel.item_vectors(rows) @ vectors[b, :there].T, axis=1), there)
+                found_by = _by_share(_best(channel.item_vectors(rows), vectors[b, :there]), there)
                 yield _asked(start + b, rows, found_by, apart[b, :there], int(events.target[start + b]))
         progress.advance(len(users))
 
@@ -128,6 +130,16 @@ def _varying(vectors: Floats) -> Bools:
     flat = vectors.reshape(-1, vectors.shape[-1])
     varying: Bools = np.ptp(flat, axis=0) > 0
     return varying if varying.any() else ~varying
+
+
+def _best(items: Floats, interests: Floats) -> NDArray[np.int64]:
+    """(M,) the interest with the greatest score of each item, the first of those that differ by rounding alone.
+
+    Else interests that are all alike would seem to share the list evenly.
+    """
+    scores = items @ interests.T
+    lengths = np.linalg.norm(items, axis=1, keepdims=True) * np.linalg.norm(interests, axis=1).max()
+    return np.argmax(scores >= scores.max(axis=1, keepdims=True) - _ROUNDING * lengths, axis=1)
 
 
 def _by_share(found_by: NDArray[np.int64], there: int) -> NDArray[np.int64]:

@@ -125,6 +125,26 @@ def test_an_item_belongs_to_the_interest_that_gives_it_most() -> None:
     assert halves in ([{0}, {1}], [{1}, {0}])
 
 
+class Alike(Halves):
+    """Two interests that differ by rounding alone."""
+
+    def interests(self, users: Users) -> tuple[Floats, Offsets]:
+        vectors, counts = super().interests(users)
+        noise = np.random.default_rng(0).uniform(-2e-7, 2e-7, vectors.shape).astype(np.float32)
+        vectors[:, 1] = vectors[:, 0]
+        return vectors + noise, np.full_like(counts, 2)
+
+
+def test_interests_that_differ_by_rounding_alone_count_as_one() -> None:
+    (found,) = asked_of(Alike(), [50, 60, 3])
+    assert found.there == 2
+    assert effective_number(found.shares) == 1
+    assert found.participation == pytest.approx(1)
+    assert found.cosine == pytest.approx(1)
+    assert found.hit >= 0
+    assert not found.hit_by_later
+
+
 def test_the_first_interest_is_the_one_that_found_most_of_the_list() -> None:
     """The newest item, row 150, gives the first vector; the other one, of weight 0.8, finds the fewer rows."""
     far, near = asked_of(Halves(0.8), [50, 150, 3], [50, 150, 103])
