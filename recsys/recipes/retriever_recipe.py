@@ -66,7 +66,8 @@ class RetrieverConfig(TrainerConfig):
         hard_ranks: the first rank that may be one, 0 = best, and the first that may not; above the first are
             items that the user may well want.
         hard_refresh: steps between two indexes to look them up in.
-        memory_batches: latest batches whose columns are columns of this one too, after `memory_warm_up` steps.
+        memory_batches: latest batches whose columns are columns of this one too, after `memory_warm_up` steps: while
+            vectors still move fast, old ones mislead.
         frequency: what its correction knows of how often items are targets: "counted" over the log beforehand, or
             "streaming" (see `StreamingFrequency`), which follows a law that drifts and needs no pass over the log.
         frequency_rate: weight of the newest gap in the streamed estimate.
@@ -95,7 +96,7 @@ class RetrieverConfig(TrainerConfig):
     hard_ranks: tuple[int, int] = (10, 200)
     hard_refresh: int = Bound(200, ge=1)
     memory_batches: int = Bound(0, ge=0)
-    memory_warm_up: int = Bound(500, ge=0)
+    memory_warm_up: int = Bound(1000, ge=0)
     frequency: Literal["counted", "streaming"] = "counted"
     frequency_rate: float = Bound(0.01, gt=0, lt=1)
     similarity: Similarity = "dot"
