@@ -28,6 +28,8 @@ MAX_CHANNELS = 32
 
 def offsets_of(lengths: Sequence[int] | NDArray[np.integer[Any]]) -> Offsets:
     """Turns B lengths into B+1 offsets."""
+    if len(lengths) == 1:  # one user of a request: a quarter of the time
+        return np.array((0, lengths[0]), np.int64)
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

@@ -97,8 +97,9 @@ class ApproximateSearch(ABC):
         for: the search of the whole batch allows for `_LIKELY` of them, and queries for which that was too few search
         again by themselves.
         """
-        count = self.faiss_index.ntotal if allowed is None else int(np.count_nonzero(allowed))
-        depth = max(1.0, k / TUNED_FOR) * self.faiss_index.ntotal / max(count, 1)
+        total = len(self.exact.vectors)
+        count = total if allowed is None else int(np.count_nonzero(allowed))
+        depth = max(1.0, k / TUNED_FOR) * total / max(count, 1)
         effort = min(math.ceil(self.effort * depth**self.growth), self.most)
         if k >= count or self._exact_is_faster(k, count, allowed is not None, effort):
             return self.exact.propose(queries, k, allowed, excluded, groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -43,7 +43,8 @@ class InvertedFile(ApproximateSearch):
 
     def __init__(self, index: Any, exact: ExactSearch, scale: float) -> None:
         super().__init__(index, exact, scale)
-        self._file: Any = faiss.downcast_index(faiss.extract_index_ivf(index))
+        self._file = cast(Any, faiss.downcast_index(faiss.extract_index_ivf(index)))
+        self._lists = int(self._file.nlist)
         self._rotated = isinstance(index, faiss.IndexPreTransform)
 
     @classmethod
@@ -78,7 +79,7 @@ class InvertedFile(ApproximateSearch):
     @property
     def lists(self) -> int:
         """Number of inverted lists."""
-        return int(self._file.nlist)
+        return self._lists
 
     @property
     def most(self) -> int:
@@ -96,8 +97,7 @@ class InvertedFile(ApproximateSearch):
 
     def _exact_is_faster(self, k: int, eligible: int, filtered: bool, effort: int) -> bool:
         """Scoring one allowed row exactly takes about as long as testing four rows of a list against a bitmap."""
-        read: float = self.faiss_index.ntotal * effort / self.lists
-        return filtered and eligible <= max(FEW_ALLOWED, read / 4)
+        return filtered and eligible <= max(FEW_ALLOWED, len(self.exact.vectors) * effort / self._lists / 4)
 
     def least(self, k: int) -> int:
         """One list."""

@@ -57,10 +57,7 @@ def bench_serve(
 
     Users are drawn by Zipf's law, and click while they ask: a click makes the next Recall run the towers again.
     """
-    for variable in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-    ):  # read below, as workers do
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # as in workers; read at the imports below
         os.environ.setdefault(variable, "1")
     from recsys.files import write_text
     from services.cli.bench import h2load
