@@ -9,7 +9,8 @@ from pydantic import Field as Bound
 from recsys.errors import ConfigError
 from recsys.models.layers.capsules import Routing
 from recsys.models.mind import Mind, MindCredit, MindShape
-from recsys.recipes.retriever_recipe import RetrieverConfig, RetrieverRecipe, catalogue_tensors, retriever_settings
+from recsys.recipes.retriever_config import RetrieverConfig
+from recsys.recipes.retriever_recipe import RetrieverRecipe, catalogue_tensors, retriever_settings
 from recsys.train.view import TrainView
 
 

@@ -11,7 +11,8 @@ from recsys.bundle.component import ComponentInfo, write_component
 from recsys.errors import ConfigError
 from recsys.models.layers.sequence import Positions
 from recsys.models.two_tower import HistoryEncoder, TwoTower, TwoTowerShape
-from recsys.recipes.retriever_recipe import RetrieverConfig, RetrieverRecipe, catalogue_tensors, retriever_settings
+from recsys.recipes.retriever_config import RetrieverConfig
+from recsys.recipes.retriever_recipe import RetrieverRecipe, catalogue_tensors, retriever_settings
 from recsys.train.progress import Progress
 from recsys.train.view import TrainView
 

@@ -19,7 +19,8 @@ from recsys.columns import USER_ID, EventType
 from recsys.models.retriever import Retriever
 from recsys.recipes import RECIPES
 from recsys.recipes.mind import MindConfig, MindRecipe
-from recsys.recipes.retriever_recipe import RetrieverConfig, RetrieverRecipe, train
+from recsys.recipes.retriever_config import RetrieverConfig
+from recsys.recipes.retriever_recipe import RetrieverRecipe, train
 from recsys.recipes.two_tower import TwoTowerConfig, TwoTowerRecipe
 from recsys.stores.store import Event
 from recsys.testing.planted import Planted
