@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-LEARNING = ("recsys.models", "recsys.train", "recsys.index")
-"""Packages whose code decides what a fitted model is; the recipe's own module counts as well."""
+LEARNING = ("recsys.recipes", "recsys.models", "recsys.train", "recsys.index")
+"""Packages whose code decides what a fitted model is, as far as its recipe imports it."""
 PREPARING = ("recsys.data", "recsys.features", "pipelines.prepared")
 """Packages whose code decides what the prepared data are."""
 MERGING = ("recsys.cascade", "recsys.evaluate", "recsys.retrieval", "recsys.ranking")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.code_digest import LEARNING, code_digest
+from pipelines.code_digest import LEARNING, _closure, code_digest
 
 
 @pytest.fixture
@@ -46,3 +46,9 @@ def test_a_recipe_depends_on_its_model_and_not_on_other_recipes() -> None:
     }
     assert len(set(digests.values())) == 3
     assert digests["two_tower"] != code_digest("recsys.recipes.two_tower", ())
+
+
+def test_a_retriever_depends_on_what_all_retrievers_are_trained_by() -> None:
+    counted = _closure("recsys.recipes.two_tower", LEARNING)
+    assert {"recsys.recipes.retriever_recipe", "recsys.train.objective", "recsys.train.batches"} <= counted
+    assert "recsys.recipes.mind" not in counted
