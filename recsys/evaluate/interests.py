@@ -14,7 +14,7 @@ from recsys.data.interactions import EvaluationSet
 from recsys.evaluate.ranking import batches
 from recsys.evaluate.results import Progress
 from recsys.retrieval.channel import Channel
-from recsys.types import Bools, Floats, Offsets, Rows, Users
+from recsys.types import Floats, Offsets, Rows, Users
 
 LENGTH: Final = 50
 """Length of the lists looked at."""
@@ -76,7 +76,7 @@ def ask(
     for start, users in batches(events, attributes):
         vectors, counts = channel.interests(users)
         lists = channel.recall(users, LENGTH, events.eligible)
-        apart = vectors[:, :, _varying(vectors)]
+        apart = _without_bias(vectors)
         for b in range(len(users)):
             rows, _ = lists.of(b)
             if len(rows):
@@ -125,11 +125,9 @@ def _cosines(vectors: Floats) -> NDArray[np.float64]:
     return cosines
 
 
-def _varying(vectors: Floats) -> Bools:
-    """(d,) the columns that are not the same for all: the one that carries the items' biases says nothing of a user."""
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    varying: Bools = np.ptp(flat, axis=0) > 0
-    return varying if varying.any() else ~varying
+def _without_bias(vectors: Floats) -> Floats:
+    """(B, K, d) or (B, K, d - 1): a last coordinate of 1 for all carries the items' biases and says nothing of users."""
+    return vectors[:, :, :-1] if (vectors[:, :, -1] == 1.0).all() else vectors
 
 
 def _best(items: Floats, interests: Floats) -> NDArray[np.int64]:
@@ -139,7 +137,8 @@ def _best(items: Floats, interests: Floats) -> NDArray[np.int64]:
     """
     scores = items @ interests.T
     lengths = np.linalg.norm(items, axis=1, keepdims=True) * np.linalg.norm(interests, axis=1).max()
-    return np.argmax(scores >= scores.max(axis=1, keepdims=True) - _ROUNDING * lengths, axis=1)
+    best: NDArray[np.int64] = np.argmax(scores >= scores.max(axis=1, keepdims=True) - _ROUNDING * lengths, axis=1)
+    return best
 
 
 def _by_share(found_by: NDArray[np.int64], there: int) -> NDArray[np.int64]:
