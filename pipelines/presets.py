@@ -45,7 +45,7 @@ class PipelineConfig(Config):
     preset: str = "custom"
     holdouts: list[str] = Field(default=["last"], min_length=1)
     refit: bool = False
-    recipes: list[str] = Field(default=["popularity", "item_knn", "two_tower"], min_length=1)
+    recipes: list[str] = Field(default=["popularity", "item_knn", "two_tower", "mind"], min_length=1)
     features: FeatureDefinition | Literal["auto"] = "auto"
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
@@ -101,33 +101,37 @@ def config_type() -> type[PipelineConfig]:
 
 def demo(dataset: Dataset | None) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
-    two_tower = {"batch_users": 8, "max_epochs": 14, "ema": 0.99}
-    return _configured("demo", dataset, {"holdouts": _holdouts(dataset), "refit": True, "two_tower": two_tower})
+    steps = {"batch_users": 8, "ema": 0.99}
+    models = {"two_tower": {**steps, "max_epochs": 14}, "mind": {**steps, "max_epochs": 8}}
+    return _configured("demo", dataset, {"holdouts": _holdouts(dataset), "refit": True, **models})
 
 
 def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
     encoder = {"positions": "none", "convolution": 3, "widening": 2, "exclude_history": True}
     two_tower = {"batch_users": 16, "max_epochs": 24, "ema": 0.998, **encoder}
-    return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower})
+    mind = {"batch_users": 16, "max_epochs": 30, "ema": 0.998}
+    return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower, "mind": mind})
 
 
 def marketplace(dataset: Dataset | None) -> PipelineConfig:
     """For simulated data: sizes from their size, tested on the newest events, beside the ceiling of the truth."""
-    sizes = {} if dataset is None else two_tower_sizes(dataset.info.counts)
-    values = {"holdouts": _holdouts(dataset)[-1:], "two_tower": {**sizes, "max_epochs": 8}}
-    return _configured("marketplace", dataset, values)
+    models = {name: {**sizes, "max_epochs": 8} for name, sizes in _sizes(dataset).items()}
+    return _configured("marketplace", dataset, {"holdouts": _holdouts(dataset)[-1:], **models})
 
 
 def auto(dataset: Dataset | None) -> PipelineConfig:
     """For a log never seen before: features from its columns, sizes from its size, tested on its newest events."""
-    sizes = {} if dataset is None else two_tower_sizes(dataset.info.counts)
-    values = {"holdouts": _holdouts(dataset)[-1:], "refit": True, "two_tower": sizes}
-    return _configured("auto", dataset, values)
+    return _configured("auto", dataset, {"holdouts": _holdouts(dataset)[-1:], "refit": True, **_sizes(dataset)})
 
 
 def two_tower_sizes(counts: Counts) -> dict[str, Any]:
-    """Sizes of the two-tower for a dataset: what is little learnt from gets a small model, what is much fewer passes.
+    """Sizes of the two-tower for a dataset: those of any retriever, and an encoder that gets through the log."""
+    return {**retriever_sizes(counts), "history": "attention" if counts.events < MANY_EVENTS else "recency"}
+
+
+def retriever_sizes(counts: Counts) -> dict[str, Any]:
+    """Sizes of a retriever for a dataset: what is little learnt from gets a small model, what is much fewer passes.
 
     Thresholds are rules of thumb: some thirty events for each weight of an item's vector at the small end, a number
     of passes that keeps training within hours on a few cores at the large end. Batches are small where users are few:
@@ -138,7 +142,6 @@ def two_tower_sizes(counts: Counts) -> dict[str, Any]:
         "batch_users": max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, counts.users // STEPS_A_PASS)),
         "ema": 0.99,
         "id_dropout": 0.1,
-        "history": "attention" if counts.events < MANY_EVENTS else "recency",
         "max_epochs": max(LEAST_EPOCHS, min(MOST_EPOCHS, EVENTS_TO_LEARN_FROM // max(counts.events, 1))),
     }
 
@@ -171,6 +174,13 @@ def _configured(name: str, dataset: Dataset | None, values: dict[str, Any]) -> P
     features = "auto" if dataset is None else infer_definition(dataset).model_dump()
     settings = {"preset": name, "features": features, **values}
     return parse_config(config_type(), settings, f"preset {name}")
+
+
+def _sizes(dataset: Dataset | None) -> dict[str, dict[str, Any]]:
+    """Sizes by model; none without a dataset."""
+    if dataset is None:
+        return {"two_tower": {}, "mind": {}}
+    return {"two_tower": two_tower_sizes(dataset.info.counts), "mind": retriever_sizes(dataset.info.counts)}
 
 
 def _holdouts(dataset: Dataset | None) -> list[str]:

@@ -26,6 +26,7 @@ class MindConfig(RetrieverConfig):
         credit: which interests a target trains: "logsumexp", all that score it high; "max", the one that scores it
             highest; "label", as in the paper, the interests mixed by how well they suit the target.
         power: of "label": the greater, the more the interest that suits best is alone; None = it is.
+        places: as RetrieverConfig has it; fewer by default, as a place costs as much as it has interests.
     """
 
     interests: int = Bound(4, ge=1, le=16)
@@ -35,6 +36,7 @@ class MindConfig(RetrieverConfig):
     widening: int = Bound(4, ge=1)
     credit: MindCredit = "logsumexp"
     power: float | None = Bound(None, gt=0)
+    places: float = Bound(0.4, gt=0, le=1)
 
 
 class MindRecipe(RetrieverRecipe[MindConfig]):

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines.presets import PRESETS, config_type, load_preset, two_tower_sizes
+from pipelines.presets import PRESETS, config_type, load_preset, retriever_sizes, two_tower_sizes
 from pipelines.toml_text import to_toml
 from recsys.config import override, parse_config, read_toml
 from recsys.data.dataset import Counts, Dataset, write_dataset
@@ -68,6 +68,7 @@ def test_sizes_grow_with_the_data_and_passes_over_them_shrink() -> None:
     assert (shop["history"], portal["history"]) == ("attention", "recency")
     for sizes in (shop, portal):
         parse_config(RECIPES["two_tower"].config_type, sizes, "sizes")
+    parse_config(RECIPES["mind"].config_type, retriever_sizes(Counts(events=10, users=3, items=4, by_type={})), "sizes")
 
 
 def test_every_recipe_has_its_settings_under_its_name(toy: Dataset) -> None:

@@ -25,7 +25,10 @@ from recsys.testing.toy import write_toy
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-QUICK = ["two_tower.dim=8", "two_tower.max_epochs=1", "two_tower.blocks=1", "two_tower.history=mean"]
+QUICK = [
+    *("two_tower.dim=8", "two_tower.max_epochs=1", "two_tower.blocks=1", "two_tower.history=mean"),
+    *("mind.dim=8", "mind.max_epochs=1"),
+]
 
 
 @pytest.fixture
@@ -64,12 +67,13 @@ def test_from_a_log_to_a_bundle_and_again_only_what_a_changed_setting_changes(
         "fit:popularity@last",
         "fit:item_knn@last",
         "fit:two_tower@last",
+        "fit:mind@last",
         "merge@last",
         "bundle@last",
     ]
     bundle = open_bundle(current(first.bundles))
     assert bundle.version == first.version
-    assert set(bundle.channels) == {"popularity", "item_knn", "two_tower"}
+    assert set(bundle.channels) == {"popularity", "item_knn", "two_tower", "mind"}
     assert bundle.manifest.metrics["two_tower"]["epochs"] == 1
     assert bundle.manifest.cascade.merge is not None
     assert set(bundle.manifest.cascade.merge.log_odds) == set(bundle.channels)
@@ -217,8 +221,8 @@ def test_runs_that_cannot_be_are_refused_before_anything_is_started(
     config, out = counting(monkeypatch), tmp_path / "run"
     with pytest.raises(DataError, match="does not exist"):
         run_training(config, tmp_path / "nowhere", out, display=quiet)
-    with pytest.raises(ConfigError, match="'mind': there is no such recipe; there are: popularity"):
-        run_training(config, toy, out, display=quiet, only=["mind"])
+    with pytest.raises(ConfigError, match="'nearest': there is no such recipe; there are: popularity"):
+        run_training(config, toy, out, display=quiet, only=["nearest"])
     with pytest.raises(UsageError, match="--holdout sometimes"):
         run_training(config, toy, out, display=quiet, holdouts=["sometimes"])
     with pytest.raises(UsageError, match="one hold-out a protocol"):

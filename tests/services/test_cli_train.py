@@ -83,10 +83,10 @@ def test_a_configuration_is_printed_without_data_and_training_needs_them(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--print-config", "--only", "mind"], "recipe 'mind': there is no such recipe"),
+        (["--print-config", "--only", "nearest"], "recipe 'nearest': there is no such recipe"),
         (["--print-config", "--holdout", "first"], "--holdout first"),
         (["--preset", "best"], "--preset best: neither a preset"),
-        (["--only", "popularity,mind"], "recipe 'mind': there is no such recipe"),
+        (["--only", "popularity,nearest"], "recipe 'nearest': there is no such recipe"),
         (["--holdout", "time:2"], "--holdout time:2"),
         (["--set", "two_tower.dims=3"], "there is no setting 'two_tower.dims'"),
         (["--set", "two_tower.dim=wide"], "two_tower.dim = 'wide'"),

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def bench_quality(
     server: str = SERVER,
     data: Path = typer.Option(..., help="Dataset that the served bundle was trained on with --holdout last."),
-    channels: str = typer.Option("two_tower", help="Channels to measure one by one, separated by commas."),
+    channels: str = typer.Option("two_tower,mind", help="Channels to measure one by one, separated by commas."),
     as_json: bool = typer.Option(False, "--json", help="For machines."),
     token_file: Path | None = TOKEN_FILE,
     tls_ca: Path | None = TLS_CA,
