@@ -126,7 +126,7 @@ def _cosines(vectors: Floats) -> NDArray[np.float64]:
 
 
 def _without_bias(vectors: Floats) -> Floats:
-    """(B, K, d) or (B, K, d - 1): a last coordinate of 1 for all carries the items' biases and says nothing of users."""
+    """The vectors less a last coordinate that is 1 for all: it carries the items' biases and says nothing of users."""
     return vectors[:, :, :-1] if (vectors[:, :, -1] == 1.0).all() else vectors
 
 
