@@ -206,7 +206,7 @@ def _newest_states(model: Retriever, table: Tensor | None, codes: dict[str, Tens
     if history is None or age is None or table is None:
         return model.newest_user_states(None, None, codes)
     length = (age > 0).sum(dim=1).clamp(max=model.shape.history_length)
-    longest = int(length.max())
+    longest = max(int(length.max()), 1)  # one place of padding where nobody has a history
     place = torch.arange(longest, device=history.device) + (history.shape[1] - length)[:, None]
     shifted = history.gather(1, place.clamp(max=history.shape[1] - 1))
     return model.states_after(table[shifted], length, codes)

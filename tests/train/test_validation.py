@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from recsys.recipes import RECIPES
+from recsys.recipes.retriever_recipe import RetrieverRecipe
 from recsys.recipes.two_tower import TwoTowerConfig, build_model
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
@@ -52,6 +55,17 @@ def test_a_model_that_scores_all_items_alike_ranks_every_target_last(view: Train
     allowed = len(view.catalogue) if targets.eligible is None else targets.eligible.count
     fresh = np.array([len(np.unique(users.excluded[b])) for b in range(len(users))])
     assert (ranks >= allowed - fresh).all()
+
+
+@pytest.mark.parametrize("name", ["two_tower", "mind"])
+def test_users_without_any_history_are_ranked_too(view: TrainView, name: str) -> None:
+    recipe = RECIPES[name]
+    assert isinstance(recipe, RetrieverRecipe)
+    model = recipe.build_model(recipe.config_type(dim=8), view).eval()  # type: ignore[attr-defined]
+    assert view.validation is not None
+    newcomers = replace(view.validation, history_end=np.zeros_like(view.validation.history_end))
+    assert not newcomers.users(0, len(newcomers)).history.lengths.any()
+    assert (RankingValidator(newcomers, view.encoder, view.user_frame).ranks(model) >= 1).all()
 
 
 def test_each_of_several_workers_ranks_its_share_of_the_targets(view: TrainView) -> None:
