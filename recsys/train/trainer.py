@@ -283,7 +283,7 @@ class Trainer(Generic[BatchT]):
 
     def _ends(self) -> bool:
         run = self.run
-        stale = self.validate is not None and run.epoch - run.best_epoch >= self.config.patience
+        stale = run.best_epoch > 0 and run.epoch - run.best_epoch >= self.config.patience
         return run.epoch >= self.config.max_epochs or self._out_of_time() or stale
 
     @torch.no_grad()

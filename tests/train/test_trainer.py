@@ -162,6 +162,14 @@ def test_what_else_changes_while_training_is_in_the_checkpoint(tmp_path: Path) -
     assert int(resumed.steps) == 3 * Line.steps
 
 
+def test_patience_waits_for_the_first_validation(tmp_path: Path) -> None:
+    config = TrainerConfig(max_epochs=5, lr=0.05, patience=1, validate_every=3)
+    model = network()
+    result = trainer(model, tmp_path, config, validate=lambda: validation_of(model)).fit()
+    assert [record.epoch for record in result.curve if record.metrics] == [3]
+    assert len(result.curve) == 4
+
+
 def test_the_best_epochs_weights_are_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
     model = network()
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
