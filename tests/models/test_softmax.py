@@ -297,3 +297,22 @@ def test_no_rows_at_all_are_no_loss() -> None:
     )
     (whole + sampled).backward()
     assert whole.item() == sampled.item() == 0.0
+
+
+@pytest.mark.parametrize("credit", ["logsumexp", "max"])
+def test_what_a_user_had_is_an_answer_by_no_interest(credit: Credit) -> None:
+    torch.manual_seed(0)
+    users, there = with_repeats(3)
+    items = torch.randn(12, 6, dtype=torch.float64, requires_grad=True)
+    targets, sequence, length = torch.arange(9) + 1, torch.arange(9) % 2, torch.arange(9) % 4
+    histories = torch.tensor([[11, 0, 10], [3, 0, 11]])
+    ours = full_softmax(users, items, targets, seen=Seen(histories, sequence, length), credit=credit)
+    had = torch.zeros(9, 12, dtype=torch.bool)
+    for row in range(9):
+        had[row, histories[sequence[row], : length[row]]] = True
+    had[torch.arange(9), targets] = False
+    theirs = F.cross_entropy(logits_by_interests(users, there, items, credit).masked_fill(had, -torch.inf), targets)
+    assert torch.allclose(ours, theirs)
+    gradients = [torch.autograd.grad(loss, (users, items)) for loss in (ours, theirs)]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b)
