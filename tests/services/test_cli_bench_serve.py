@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,17 +14,18 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys.bundle.bundle import Bundle
-from recsys.errors import MissingPartError, RecsysError, UsageError
+from recsys.errors import MissingPartError, OverloadError, RecsysError, UsageError
 from recsys.retrieval.channel import Channel
 from recsys.retrieval.interests_channel import InterestsChannel
 from recsys.retrieval.vector_channel import VectorChannel
+from recsys.stores.store import Event
 from recsys.testing.toy import HISTORIES
 from recsys.types import RaggedRows, Users
 from services.cli.bench import h2load
 from services.cli.bench.serve import towers_named
 from services.cli.bench.servers import Usage
 from services.cli.bench.synthetic import CHANNELS, SyntheticShape, Tower, write_synthetic_bundle
-from services.cli.bench.traffic import CONNECTIONS, visitors
+from services.cli.bench.traffic import CONNECTIONS, Visitor, clicks, visitors
 from services.cli.main import app
 from services.rpc.bundles import load
 
@@ -59,6 +62,59 @@ def test_visitors_are_users_with_histories_and_the_first_have_several_connection
     often = Counter(one.user for one in people).most_common()
     assert often[0][1] > CONNECTIONS / len(HISTORIES)
     assert visitors(toy_bundles) == people
+
+
+class Answering:
+    """A server that has answered 100 Recalls more each time that it is asked, and what is recorded there."""
+
+    address = "nowhere"
+
+    def __init__(self) -> None:
+        self.calls, self.recorded = 0, list[list[Event]]()
+        self.refuses, self.enough = 1, threading.Event()
+
+    def usage(self) -> Usage:
+        self.calls += 100
+        return Usage(self.calls, 0, 0.0, 0, 0)
+
+    def __enter__(self) -> Answering:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def record(self, events: list[Event]) -> None:
+        self.refuses -= 1
+        if self.refuses == 0:
+            raise OverloadError("too many calls")
+        self.recorded.append(events)
+        if len(self.recorded) == 12:
+            self.enough.set()
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
+    server = Answering()
+    monkeypatch.setattr("services.cli.bench.traffic.Client", lambda address: server)
+    monkeypatch.setattr("services.cli.bench.traffic._TURN_SECONDS", 0.001)
+    return server
+
+
+def test_every_so_many_recalls_somebody_clicks_an_own_item_and_nobody_twice_at_once(answering: Answering) -> None:
+    """Of 10 visitors; a click every 20 Recalls, 5 a turn. The first call is refused, and made up for later."""
+    people = [Visitor(user, (100 + user, 200 + user)) for user in range(10)]
+    with clicks(answering, people, 20):  # type: ignore[arg-type]
+        assert answering.enough.wait(10)
+    recorded = answering.recorded[:12]
+    assert [len(events) for events in recorded] == [10, *[5] * 11]
+    assert all(len({event.user_id for event in events}) == len(events) for events in recorded)
+    assert all(event.item_id % 100 == event.user_id for events in recorded for event in events)
+
+
+def test_clicks_that_cannot_be_recorded_fail_the_benchmark(answering: Answering) -> None:
+    answering.record = lambda events: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    with pytest.raises(ZeroDivisionError), clicks(answering, [Visitor(1, (2,))], 20):  # type: ignore[arg-type]
+        time.sleep(0.1)
 
 
 def test_the_hit_rate_is_the_share_of_vectors_out_of_the_cache_between_two_moments() -> None:

@@ -63,7 +63,7 @@ def bench_serve(
     from services.cli.bench import h2load
     from services.cli.bench.servers import echo_server, recall_server
     from services.cli.bench.stages import asked_channels, interests_per_user, measure_stages
-    from services.cli.bench.traffic import visitors
+    from services.cli.bench.traffic import CONNECTIONS, visitors
     from services.rpc.client import recall_message
 
     h2load.require()
@@ -73,10 +73,12 @@ def bench_serve(
     people = visitors(folder)
     messages = [recall_message(one.user, k=k, channels=asked) for one in people]
     store = work / "store" / folder.resolve().parent.name
+    # The kernel may give all connections to one worker, which then has to take the clicks as well.
+    room = ("--max-in-flight", str(2 * CONNECTIONS * h2load.STREAMS))
     with (
         echo_server(count) as echo,
-        recall_server(folder, store / "without", count, "--user-cache-mb", "0") as without,
-        recall_server(folder, store / "with", count) as cached,
+        recall_server(folder, store / "without", count, *room, "--user-cache-mb", "0") as without,
+        recall_server(folder, store / "with", count, *room) as cached,
     ):
         places = _Places(echo, without, cached)
         smallest = min(_smallest_answer(server, people, asked, k) for server in (without, cached))
