@@ -108,9 +108,9 @@ def demo(dataset: Dataset | None) -> PipelineConfig:
 
 def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
-    encoder = {"positions": "none", "convolution": 3, "widening": 2, "exclude_history": True}
-    two_tower = {"batch_users": 16, "max_epochs": 24, "ema": 0.998, **encoder}
-    mind = {"batch_users": 16, "max_epochs": 30, "ema": 0.998}
+    steps = {"batch_users": 16, "ema": 0.998, "exclude_history": True}
+    two_tower = {**steps, "max_epochs": 24, "positions": "none", "convolution": 3, "widening": 2}
+    mind = {**steps, "max_epochs": 30}
     return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower, "mind": mind})
 
 

@@ -54,14 +54,15 @@ class EvaluationConfig(Config):
         baselines: whether to fit the yardsticks that the bundle does not serve itself.
         threads: for what runs threads of its own.
         latency_users: users asked one by one for the latencies.
-        single_vector: the channel that one with several interests a user is compared with, where the bundle has both.
+        single_vector: the channel that one with several interests a user is compared with, where the bundle has both;
+            None = two_tower.
     """
 
     max_events: int = Field(default=100_000, ge=0)
     baselines: bool = True
     threads: int = Field(default=1, ge=1)
     latency_users: int = Field(default=200, ge=1)
-    single_vector: str = "two_tower"
+    single_vector: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -290,7 +291,8 @@ def _studies(
     if interests is not None:
         studies.append(interests)
         ranks = {result.name: result.contestant.ranking.ranks for result in results}
-        pairs = [(name, config.single_vector) for name in interests.channels if config.single_vector in channels]
+        single = config.single_vector or "two_tower"
+        pairs = [(name, single) for name in interests.channels if single in channels]
         studies += [many_tastes(pair, ranks, events, catalogue, dataset) for pair in pairs]
     studies.append(cold_items(channels, divided, catalogue, attributes, progress))
     return studies

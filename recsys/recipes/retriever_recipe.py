@@ -185,7 +185,12 @@ def catalogue_tensors(view: TrainView, fields: tuple[Field, ...]) -> tuple[Tenso
 def train(
     model: Retriever, config: RetrieverConfig, view: TrainView, progress: Progress
 ) -> tuple[TrainingResult, SequenceSource]:
-    """Fits a model as its recipe does; what came of it, and the batches it saw."""
+    """Fits a model as its recipe does; what came of it, and the batches it saw.
+
+    Raises:
+        ConfigError: for a setting of a loss that is not used.
+    """
+    _check_loss(model.name, config, len(view.catalogue))
     full = _uses_full_softmax(config, len(view.catalogue))
     shown = _shown(model, view)
     source = SequenceSource(
@@ -244,6 +249,25 @@ def _validator(view: TrainView) -> RankingValidator:
 
 def _uses_full_softmax(config: RetrieverConfig, items: int) -> bool:
     return config.loss == "full_softmax" or (config.loss == "auto" and items <= FULL_SOFTMAX_UP_TO)
+
+
+def _check_loss(recipe: str, config: RetrieverConfig, items: int) -> None:
+    """Refuses settings of the other softmax, which would change nothing.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    full = _uses_full_softmax(config, items)
+    set_in_vain = ("hard_negatives", "memory_batches") if full else ("exclude_history", "label_smoothing")
+    here, there = ("full", "sampled") if full else ("sampled", "full")
+    for setting in set_in_vain:
+        if getattr(config, setting):
+            raise ConfigError(
+                f"{recipe}.{setting} = {getattr(config, setting)}: belongs to the {there} softmax, and {items:,} items "
+                f"are fitted by the {here} one; leave it out, or set {recipe}.loss = {there}_softmax"
+            )
+    if config.memory_batches and config.correction == "none":
+        raise ConfigError(f"{recipe}.memory_batches: remembered columns need a correction; {recipe}.correction is none")
 
 
 def _objective(model: Retriever, config: RetrieverConfig, source: SequenceSource, view: TrainView) -> NextItemObjective:

@@ -40,7 +40,7 @@ _PLACES: Final = ("history.positions.weight", "history.profiles.weight", "profil
 """Parameters with a row a place of the history, or an age."""
 _FREE: Final = (
     *("item_codes", "history_length", "temperature", "dropout", "id_dropout", "dates", "recompute"),
-    *("iterations", "credit", "power"),
+    *("interests", "routing", "iterations", "credit", "power"),
 )
 """Settings that weights fit whatever they are, or that fit row by row."""
 

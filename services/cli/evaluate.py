@@ -35,7 +35,9 @@ def evaluate(
     out: Path = typer.Option(..., help="Gets report.html and report.json."),
     max_events: int = typer.Option(100_000, min=0, help="Test events; of more, those of random users. 0 = all."),
     no_baselines: bool = typer.Option(False, "--no-baselines", help="Leave out yardsticks that are not served."),
-    single_vector: str = typer.Option("two_tower", help="Whom a channel with several interests is compared with."),
+    single_vector: str | None = typer.Option(
+        None, help="Whom a channel with several interests is compared with; left out: two_tower, where there is one."
+    ),
     threads: int = typer.Option(0, min=0, help="For what runs threads of its own; 0 = all cores."),
 ) -> None:
     """Measure a bundle: full catalogue, ties against it, beside tuned yardsticks, with intervals."""
@@ -55,6 +57,9 @@ def evaluate(
         require_held_out(opened.manifest, protocol, dataset)
         if opened.version != asked.version:
             console.print(f"{protocol}: bundle {asked.version} has seen these events; its twin is {opened.version}")
+        if single_vector is not None and single_vector not in opened.channels:
+            known = ", ".join(opened.channels)
+            raise UsageError(f"--single-vector {single_vector}: no channel of {opened.version}; it has: {known}")
     with _shown() as progress:
         report = write_report(
             bundles,

@@ -15,7 +15,7 @@ from recsys.errors import ConfigError
 from recsys.recipes import RECIPES
 from recsys.recipes.recipe import Recipe
 from recsys.recipes.retriever_recipe import train
-from recsys.recipes.two_tower import TwoTowerConfig, TwoTowerRecipe, build_model
+from recsys.recipes.two_tower import TwoTowerConfig, build_model
 from recsys.retrieval.vector_channel import VectorChannel
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
@@ -168,6 +168,27 @@ def ndcg_of_means(view: TrainView, scratch: Path, settings: dict[str, object]) -
     train(model, config, view, QuietProgress(scratch))
     assert view.validation is not None
     return RankingValidator(view.validation, view.encoder, view.user_frame)(model)["ndcg@10"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hard_negatives": 8}, "two_tower.hard_negatives = 8: belongs to the sampled softmax, and 120 items"),
+        ({"memory_batches": 2}, "two_tower.memory_batches = 2: belongs to the sampled softmax"),
+        ({"loss": "sampled_softmax", "exclude_history": True}, "exclude_history = True: belongs to the full softmax"),
+        ({"loss": "sampled_softmax", "label_smoothing": 0.1}, "label_smoothing = 0.1: belongs to the full softmax"),
+        (
+            {"loss": "sampled_softmax", "memory_batches": 2, "correction": "none"},
+            "two_tower.memory_batches: remembered columns need a correction",
+        ),
+    ],
+)
+def test_settings_of_a_loss_that_is_not_used_are_refused(
+    view: TrainView, tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    config = TwoTowerConfig.model_validate(settings)
+    with pytest.raises(ConfigError, match=message):
+        train(build_model(config, view), config, view, QuietProgress(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,11 @@ def test_a_file_in_the_place_of_the_report_is_refused_before_the_work(
     assert recsys(monkeypatch, held_out, data, tmp_path / "report") == 2
     assert "--out" in capsys.readouterr().err
     assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_a_single_vector_that_the_bundle_lacks_is_refused_by_name(
+    held_out: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert recsys(monkeypatch, held_out, data, tmp_path / "report", "--single-vector", "two_towers") == 2
+    assert "--single-vector two_towers: no channel of" in capsys.readouterr().err
+    assert not (tmp_path / "report" / "report.html").exists()

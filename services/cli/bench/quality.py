@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def bench_quality(
     server: str = SERVER,
     data: Path = typer.Option(..., help="Dataset that the served bundle was trained on with --holdout last."),
-    channels: str = typer.Option("two_tower,mind", help="Channels to measure one by one, separated by commas."),
+    channels: str = typer.Option("", help="Channels to measure one by one, separated by commas; empty measures all."),
     as_json: bool = typer.Option(False, "--json", help="For machines."),
     token_file: Path | None = TOKEN_FILE,
     tls_ca: Path | None = TLS_CA,
@@ -53,7 +53,8 @@ def bench_quality(
     assert events is not None
     found: dict[str, dict[str, float]] = {}
     with connect(server, token_file, tls_ca, tls_cert, tls_key) as client:
-        for name in (part.strip() for part in channels.split(",") if part.strip()):
+        named = [part.strip() for part in channels.split(",") if part.strip()]
+        for name in named or [channel.name for channel in client.recall(None, k=1).channels]:
             started = time.perf_counter()
 
             def recall(users: Users, k: int, name: str = name) -> Candidates:
