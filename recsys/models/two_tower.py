@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from recsys.models.layers.recency import RecencyEncoder
-from recsys.models.layers.sequence import CausalAttention, MeanPooling, Positions
+from recsys.models.layers.sequence import CausalAttention, MeanPooling, Positions, SummedEncoders
 from recsys.models.layers.tower import Tower
 from recsys.models.retriever import Retriever, RetrieverShape
 from recsys.models.sequence_batch import SequenceBatch
 
-HistoryEncoder: TypeAlias = Literal["attention", "recency", "mean"]
+HistoryEncoder: TypeAlias = Literal["attention", "recency", "attention+recency", "mean"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class TwoTowerShape(RetrieverShape):
     """Sizes and choices of a two-tower.
 
     Attributes:
-        history: how the history is encoded; None = the user tower has attributes only.
+        history: how the history is encoded, "attention+recency" as the sum of both; None = the user tower has
+            attributes only.
         blocks, heads, positions, convolution: of the attention encoder (see `CausalAttention`).
         profiles: of the recency encoder (see `RecencyEncoder`).
         widening: inner width over `dim` of the attention encoder's feed-forward part, of the recency encoder's MLP.
@@ -124,13 +125,23 @@ class TwoTower(Retriever):
         return dict(zip(names, weights.detach().mean(dim=0).tolist(), strict=True))
 
 
-def _history_encoder(shape: TwoTowerShape) -> CausalAttention | RecencyEncoder | MeanPooling | None:
+def _history_encoder(shape: TwoTowerShape) -> CausalAttention | RecencyEncoder | SummedEncoders | MeanPooling | None:
     if shape.history is None:
         return None
     if shape.history == "mean":
         return MeanPooling(shape.dim)
     if shape.history == "recency":
-        return RecencyEncoder(shape.dim, shape.history_length, shape.profiles, shape.widening, shape.dropout)
+        return _recency(shape)
+    if shape.history == "attention":
+        return _attention(shape)
+    return SummedEncoders(_attention(shape), _recency(shape))
+
+
+def _recency(shape: TwoTowerShape) -> RecencyEncoder:
+    return RecencyEncoder(shape.dim, shape.history_length, shape.profiles, shape.widening, shape.dropout)
+
+
+def _attention(shape: TwoTowerShape) -> CausalAttention:
     return CausalAttention(
         shape.dim,
         shape.history_length,

@@ -21,8 +21,8 @@ class TwoTowerConfig(RetrieverConfig):
     """The user tower; item side, loss and index are inherited from RetrieverConfig.
 
     Attributes:
-        history: "attention" (SASRec's blocks), "recency" (means of the items with learned weights by age, and an MLP)
-            or "mean"; left out where the features have no history.
+        history: "attention" (SASRec's blocks), "recency" (means of the items with learned weights by age, and an MLP),
+            "attention+recency" (their sum) or "mean"; left out where the features have no history.
         blocks, heads: of the attention encoder.
         profiles: means of the recency encoder, each with its own weights by age.
         widening: inner width over `dim` of the attention encoder's feed-forward part, of the recency encoder's MLP.

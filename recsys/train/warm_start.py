@@ -36,8 +36,8 @@ NewRows: TypeAlias = Literal["mean", "unseen", "zero", "random"]
 nothing (an item then is its attributes), or what an untrained model has."""
 
 _NO_ROW: Final = -1
-_PLACES: Final = ("history.positions.weight", "history.profiles.weight", "profiles.weight", "decay")
-"""Parameters with a row a place of the history, or an age."""
+_PLACES: Final = ("positions.weight", "profiles.weight", "decay")
+"""How the names of parameters end that have a row a place of the history, or an age."""
 _FREE: Final = (
     *("item_codes", "history_length", "temperature", "dropout", "id_dropout", "dates", "recompute"),
     *("interests", "routing", "iterations", "credit", "power"),
@@ -113,7 +113,7 @@ def start_from(
             if name in tables:
                 rows = torch.from_numpy(_earlier_codes(tables[name], features, earlier))
                 _fill(parameter, weights[name], rows, new_rows)
-            elif name in _PLACES:
+            elif name.endswith(_PLACES):
                 parameter.copy_(weights[name][torch.arange(len(parameter)).clamp(max=len(weights[name]) - 1)])
             else:
                 parameter.copy_(weights[name])

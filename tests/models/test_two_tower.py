@@ -40,7 +40,7 @@ def two_tower(**changes: object) -> TwoTower:
     return model.eval()
 
 
-@pytest.mark.parametrize("history", ["attention", "recency", "mean"])
+@pytest.mark.parametrize("history", ["attention", "recency", "attention+recency", "mean"])
 def test_the_served_vector_is_the_last_training_state(history: str) -> None:
     model = two_tower(history=history)
     codes = torch.tensor([[2, 4, 5, 2, 3]])

@@ -43,6 +43,7 @@ TOWERS = [
     ("attention", "dot", "rotary", 0),
     ("attention", "cosine", "none", 3),
     ("recency", "dot"),
+    ("attention+recency", "dot"),
     ("mean", "cosine"),
 ]
 

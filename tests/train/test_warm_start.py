@@ -144,13 +144,24 @@ def test_another_shape_is_refused_with_what_it_was_and_is(tmp_path: Path, shape:
 
 
 @pytest.mark.parametrize("length", [2, 4, 7])
-def test_a_history_may_be_longer_or_shorter_than_it_was(tmp_path: Path, length: int) -> None:
-    source, target = model_of(EARLIER, 0), model_of(EARLIER, 1, history_length=length)
+@pytest.mark.parametrize(
+    ("history", "names"),
+    [
+        ("attention", ["history.positions.weight"]),
+        ("attention+recency", ["history.attention.positions.weight", "history.recency.profiles.weight"]),
+    ],
+)
+def test_a_history_may_be_longer_or_shorter_than_it_was(
+    tmp_path: Path, length: int, history: str, names: list[str]
+) -> None:
+    source, target = (
+        model_of(EARLIER, seed, history=history, history_length=known) for seed, known in ((0, 4), (1, length))
+    )
     save_weights(source, tmp_path / "w")
     start_from(target, EARLIER, tmp_path / "w", EARLIER)
-    for place in range(length + 1):
-        was = row(source, "history.positions.weight", min(place, 4))
-        assert torch.equal(row(target, "history.positions.weight", place), was)
+    for name in names:
+        for place in range(length + 1):
+            assert torch.equal(row(target, name, place), row(source, name, min(place, 4)))
 
 
 def test_weights_that_know_none_of_the_items_are_refused(tmp_path: Path) -> None:
