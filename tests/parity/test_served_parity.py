@@ -148,3 +148,40 @@ def test_an_event_recorded_now_changes_the_very_next_answer(
     assert before.items.ids.tolist() != after.items.ids.tolist()
     assert after.items.ids.tolist() == wanted.items.ids.tolist()
     assert np.allclose(after.items.scores, wanted.items.scores, atol=1e-6)
+
+
+ODD_HISTORIES = {
+    "empty": [],
+    "one item": [0],
+    "one item over and over": [7] * 500,
+    "items twice each": [*range(40), *range(40)],
+    "unknown items alone": [-1] * 30,
+    "known items among unknown ones": [-1, 3, -1, 4, -1],
+    "10,000 items": [*range(400)] * 25,
+}
+"""By place in the catalogue; -1 = an item that it has not, or has no longer."""
+
+
+@pytest.mark.parametrize("channel", sorted(CONFIGS))
+@pytest.mark.parametrize("places", ODD_HISTORIES.values(), ids=ODD_HISTORIES)
+def test_odd_histories_are_answered_in_full_without_what_is_in_them(
+    channel: str, places: list[int], view: TrainView, server: RunningServer
+) -> None:
+    unknown = int(view.catalogue.ids.max()) + 1
+    history = [unknown if place < 0 else int(view.catalogue.ids[place]) for place in places]
+    with Client(server.address) as client:
+        answer = client.recall(None, k=K, channels=[channel], history=history)
+    assert len(set(answer.items.ids.tolist())) == len(answer.items.ids) == K
+    assert not set(answer.items.ids.tolist()) & set(history)
+    assert np.isfinite(answer.items.scores).all()
+    assert answer.about.degraded == ()
+
+
+@pytest.mark.parametrize("channel", sorted(CONFIGS))
+def test_items_that_have_left_the_catalogue_say_nothing(channel: str, view: TrainView, server: RunningServer) -> None:
+    """A history of nothing else is an empty one; between others they are passed over."""
+    known, gone = view.catalogue.ids[[5, 9, 2]].tolist(), int(view.catalogue.ids.max()) + 1
+    with Client(server.address) as client:
+        for full, left in (([gone] * 30, []), ([known[0], gone, known[1], known[2], gone], known)):
+            answers = [client.recall(None, k=K, channels=[channel], history=h) for h in (full, left or [gone])]
+            assert answers[0].items.ids.tolist() == answers[1].items.ids.tolist()
