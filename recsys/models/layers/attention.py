@@ -32,9 +32,10 @@ class CausalMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d) → (B, T, d); a place of zeros, as is before the first one, adds nothing to any."""
-        mixed = x
+        mixed, places, taps = x, x.shape[1], len(self.weights)
+        before = F.pad(x, (0, 0, taps, 0))
         for back, weight in enumerate(self.weights, start=1):
-            mixed = mixed + F.pad(x, (0, 0, back, 0))[:, : x.shape[1]] * weight
+            mixed = mixed + before[:, taps - back : taps - back + places] * weight
         return mixed
 
 
@@ -103,6 +104,25 @@ class Block(nn.Module):
         query = self._turned(self._split(self.query(self.norm(x))), place) / math.sqrt(x.shape[-1] // self.heads)
         weights = torch.softmax(query @ key.transpose(-1, -2) + mask, dim=-1)
         x = x + self.out(self._join(weights @ value))
+        return self._feed_forward(x)
+
+    def at_one_place(self, x: Tensor, place: Tensor, context: Tensor, context_place: Tensor, mask: Tensor) -> Tensor:
+        """As `masked` for one place, x (B, 1, d) with mask (B, 1, 1, T).
+
+        One query is mapped back through the keys' map, and one weighted mean on through the values', rather than every
+        place through both: q·(K n) = (Kᵀ q)·n, and what q·b adds is the same for all. Where keys are turned by their
+        place, this cannot be.
+        """
+        if self.rotation is not None:
+            return self.masked(x, place, context, context_place, mask)
+        normed = self.norm(context)
+        width = x.shape[-1] // self.heads
+        to_key, to_value = self.key_value.weight.view(2, self.heads, width, -1).unbind()
+        query = (self.query(self.norm(x)) / math.sqrt(width)).view(-1, self.heads, 1, width)
+        scores = (query @ to_key)[:, :, 0] @ normed.transpose(1, 2)
+        seen = torch.softmax(scores + mask[:, :, 0], dim=-1) @ normed
+        value = (seen[:, :, None] @ to_value.transpose(1, 2)).view(-1, 1, x.shape[-1])
+        x = x + self.out(value + self.key_value.bias[x.shape[-1] :])
         return self._feed_forward(x)
 
     def _keys_and_values(self, normed: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,7 @@ class CausalAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.recompute = recompute
-        self.register_buffer("later", torch.ones(length + 1, length + 1, dtype=torch.bool).triu(1), persistent=False)
+        self.register_buffer("later", torch.full((length + 1, length + 1), _HIDDEN).triu(1), persistent=False)
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
         self.positions = nn.Embedding(length + 1, dim) if positions == "absolute" else None
         if self.positions is not None:
@@ -114,7 +114,7 @@ class CausalAttention(nn.Module):
         there = F.pad(age, (1, 0), value=1) > 0
         place = there.long().cumsum(dim=1) - 1
         hidden = torch.where(there, 0.0, _HIDDEN)[:, None, None, :]
-        mask = torch.where(self.later[: length + 1, : length + 1], _HIDDEN, hidden)
+        mask = self.later[: length + 1, : length + 1] + hidden
         x = self._started(vectors, place)
         *lower, highest = self._layers()
         for block in lower:
@@ -122,7 +122,7 @@ class CausalAttention(nn.Module):
         # An empty history ends at the start vector; any other ends at its newest item, the last slot.
         newest, empty = place[:, -1:], ~there[:, 1:].any(dim=1, keepdim=True)
         top = torch.where(empty.unsqueeze(-1), x[:, :1], x[:, -1:])
-        state: Tensor = self.norm(highest.masked(top, newest, x, place, hidden)[:, 0])
+        state: Tensor = self.norm(highest.at_one_place(top, newest, x, place, hidden)[:, 0])
         return state
 
     def _started(self, vectors: Tensor, place: Tensor) -> Tensor:
