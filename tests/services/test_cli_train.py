@@ -128,12 +128,13 @@ def test_killed_then_interrupted_it_leaves_no_process_and_what_was_done_stays_do
     arguments = ["--preset", "demo", "--holdout", "last", "--no-refit", "--only", "two_tower"]
     command = [sys.executable, "-m", "services.cli.main", "train", *arguments, "--data", str(data), "--out", str(out)]
     under_way = ".work/fit:two_tower@last"
+    before = fits()
 
     first = start(command)
     wait_for(first, out / under_way)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    gone(out)
+    wait_for_only(before)
 
     second = start(command)
     said = wait_for_line(second, "fit:two_tower@last: started")
@@ -144,7 +145,7 @@ def test_killed_then_interrupted_it_leaves_no_process_and_what_was_done_stays_do
     assert "Traceback" not in said + rest + error
     assert "prepare@last: done before" in said
     assert not (out / "bundles").exists()
-    gone(out)
+    wait_for_only(before)
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -168,9 +169,14 @@ def wait_for_line(process: subprocess.Popen[str], line: str) -> str:
     raise AssertionError(f"it ended without {line!r}: {said}")
 
 
-def gone(out: Path) -> None:
-    """Waits until no process works for the run any more."""
+def fits() -> set[int]:
+    """Processes that fit a two-tower, whoever started them."""
     import psutil
 
-    while [p for p in psutil.process_iter(["cmdline"]) if "fit:two_tower" in " ".join(p.info["cmdline"] or ())]:
+    return {p.pid for p in psutil.process_iter(["cmdline"]) if "fit:two_tower" in " ".join(p.info["cmdline"] or ())}
+
+
+def wait_for_only(before: set[int]) -> None:
+    """Waits until no process works for the test's run any more."""
+    while fits() - before:
         time.sleep(0.1)
