@@ -168,7 +168,7 @@ def _by_entropy(ranks: tuple[Ranks, Ranks], events: EvaluationSet, catalogue: Ca
     if kinds is None:
         why = "no attribute of the items is a text or list that divides them into kinds"
         return Comparison("category entropy of the history", [], why)
-    bits = np.concatenate([kinds.entropy(users.history) for _, users in batches(events, None, BATCH)])
+    bits = 0.0 + np.concatenate([kinds.entropy(users.history) for _, users in batches(events, None, BATCH)])
     edges = np.unique(np.quantile(bits, np.arange(1, BUCKETS) / BUCKETS))
     bounds = [bits.min(), *edges, bits.max()]
     labels = [f"{low:.2f} – {high:.2f}" for low, high in pairwise(bounds)]
