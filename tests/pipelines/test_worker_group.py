@@ -28,7 +28,8 @@ from recsys.testing.planted import Planted, write_planted
 pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.slow]
 
 EPOCHS = 12
-SETTINGS = ["two_tower.dim=16", "two_tower.blocks=1", "two_tower.dropout=0", "two_tower.precision=float32"]
+SETTINGS = ["two_tower.dim=16", "two_tower.blocks=1", "two_tower.precision=float32"]
+SETTINGS += ["two_tower.dropout=0", "two_tower.id_dropout=0"]  # each worker draws others
 LENGTH = [f"two_tower.max_epochs={EPOCHS}", f"two_tower.patience={EPOCHS}", "two_tower.batch_users=16"]
 DIED = "a worker died; all start again from the last checkpoint"
 PATIENCE = 90.0
