@@ -110,7 +110,7 @@ def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
     steps = {"batch_users": 16, "ema": 0.998, "exclude_history": True}
     encoder = {"history": "attention+recency", "positions": "none", "convolution": 3, "widening": 2}
-    two_tower = {**steps, "max_epochs": 24, **encoder}
+    two_tower = {**steps, "max_epochs": 26, **encoder}
     mind = {**steps, "max_epochs": 30}
     return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower, "mind": mind})
 
