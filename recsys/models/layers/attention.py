@@ -99,12 +99,29 @@ class Block(nn.Module):
         return self._feed_forward(x)
 
     def masked(self, x: Tensor, place: Tensor, context: Tensor, context_place: Tensor, mask: Tensor) -> Tensor:
-        """Places (B, Q) of x (B, Q, d) attend to those (B, T) of a context (B, T, d); mask is added to the scores."""
-        key, value = self._keys_and_values(self.norm(context), context_place)
-        query = self._turned(self._split(self.query(self.norm(x))), place) / math.sqrt(x.shape[-1] // self.heads)
-        weights = torch.softmax(query @ key.transpose(-1, -2) + mask, dim=-1)
-        x = x + self.out(self._join(weights @ value))
+        """Places (B, Q) of x (B, Q, d) attend to those (B, T) of a context (B, T, d); mask is added to the scores.
+
+        Each head has products of its own, which leaves nothing to split and little to transpose. The values' bias adds
+        the same to every mean of values, so that it is added behind them; the keys' adds the same to all scores of a
+        query, unless keys are turned.
+        """
+        dim, split = x.shape[-1], (self.heads, 1, -1)
+        key_bias, value_bias = self.key_value.bias.split(dim)
+        to_key, to_value = self.key_value.weight.split(dim)
+        normed = self.norm(context).unsqueeze(1)
+        query = self.norm(x).unsqueeze(1) @ self._by_head(self.query.weight) + self.query.bias.view(split)
+        key, value = normed @ self._by_head(to_key), normed @ self._by_head(to_value)
+        if self.rotation is not None:
+            query, key = self.rotation(query, place), self.rotation(key + key_bias.view(split), context_place)
+        query = query / math.sqrt(dim // self.heads)
+        attended = self._join(torch.softmax(query @ key.transpose(-1, -2) + mask, dim=-1) @ value)
+        bias = F.linear(value_bias, self.out.weight, self.out.bias)
+        x = x + F.linear(attended.flatten(0, 1), self.out.weight, bias).view_as(x)
         return self._feed_forward(x)
+
+    def _by_head(self, weight: Tensor) -> Tensor:
+        """(d, d) of a linear map → (heads, d, d / heads), what each head is multiplied by."""
+        return weight.view(self.heads, -1, weight.shape[1]).transpose(1, 2)
 
     def at_one_place(self, x: Tensor, place: Tensor, context: Tensor, context_place: Tensor, mask: Tensor) -> Tensor:
         """As `masked` for one place, x (B, 1, d) with mask (B, 1, 1, T).
@@ -134,7 +151,7 @@ class Block(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         inner = self.drop(F.gelu(self.widen(self.feed_norm(x))))
-        out: Tensor = x + self.drop(self.narrow(inner))
+        out: Tensor = x + self.drop(self.narrow(inner.flatten(0, 1)).view_as(x))
         return out
 
     def _split(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 
 from recsys.errors import MissingPartError, RecsysError
 
-STREAMS: Final = 4
+STREAMS: Final = 1
 """Calls a connection has under way at full load."""
 WARM_UP_SECONDS: Final = 1
 

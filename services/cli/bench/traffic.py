@@ -23,7 +23,7 @@ from recsys.stores.store import Event
 from services.cli.bench.servers import Server
 from services.rpc.client import Client
 
-CONNECTIONS: Final = 32
+CONNECTIONS: Final = 128
 _SEED: Final = 5
 _TURN_SECONDS: Final = 0.05
 
