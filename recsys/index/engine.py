@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.types import Bools, Floats, Offsets, RaggedRows, Rows
 
 _TRUE: Final = np.ones(1, np.bool_)
+_Integer = TypeVar("_Integer", bound=np.integer[Any])
 
 
 class Engine(Protocol):
@@ -76,7 +78,7 @@ class Members(threading.local):
         return found
 
 
-def is_member(values: Rows, members: Rows) -> Bools:
+def is_member(values: NDArray[_Integer], members: NDArray[_Integer]) -> Bools:
     """Which of `values` occur in `members`, as np.isin but several times faster for hundreds of each."""
     if not len(members):
         return np.zeros(len(values), np.bool_)
@@ -102,8 +104,8 @@ def union(lists: Sequence[Rows]) -> Rows:
     return lists[0] if len(lists) == 1 else distinct(np.concatenate(lists))
 
 
-def distinct(rows: Rows) -> Rows:
-    """The rows ascending, each once."""
+def distinct(rows: NDArray[_Integer]) -> NDArray[_Integer]:
+    """The rows, or other numbers, ascending, each once."""
     rows = np.sort(rows)
     return rows[np.concatenate((_TRUE, rows[1:] != rows[:-1]))] if len(rows) else rows
 

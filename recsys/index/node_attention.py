@@ -1,0 +1,237 @@
+"""NodeAttention: scores nodes of a tree by a user's vector and by attention of the node over the user's behaviours."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from recsys.config import Config, parse_config
+from recsys.errors import BundleError, ConfigError, DataError
+from recsys.files import write_text
+from recsys.index.arrays import map_array, save_array
+from recsys.index.dots import lengths
+from recsys.index.item_tree import ItemTree, Nodes
+from recsys.types import Floats, Rows
+
+_CONFIG: Final = "attention.json"
+_NODES: Final = "node_vectors.npy"
+_KEYS: Final = "keys.npy"
+_VALUES: Final = "values.npy"
+_AGES: Final = "age_weight.npy"
+_BLOCK: Final = 4096
+"""Nodes scored at once; a beam has fewer, brute force stays in the cache."""
+_STEEPEST: Final = 60.0
+"""Beyond it exp(cap) times a few hundred behaviours leaves float32."""
+
+
+class AttentionConfig(Config):
+    """What the arrays do not say.
+
+    Attributes:
+        cap: attention logits stay between -cap and cap.
+    """
+
+    cap: float
+
+
+class NodeAttention:
+    """score(u, n) = e_u·n + Σ_i a_i (n·V h_i), a = softmax_i(cap·tanh(n·K h_i / cap) + age_weight[age_i]).
+
+    h_i is the vector of the node above behaviour i at the level of n (Zhu et al. 2019, arXiv 1902.07565, section 3.2),
+    i over the newest behaviours, age 1 the newest. Without behaviours the sum is 0. K h_i and V h_i of all levels are
+    made once for a user; a level is then one gather of node vectors and one product with [K h | V h | e_u].
+
+    Args:
+        tree: the items.
+        nodes: (2S-1, d') float32 vectors, those of the leaves in the order of slots; may be memory-mapped.
+        keys: (d, d) K; d' = d, or d + 1 where a node's last entry is a bias, which attention leaves out.
+        values: (d, d) V.
+        age_weight: (A + 1,) by age 1…A; entry 0 is not used. Behaviours older than A are not looked at.
+        cap: bound of the attention logits.
+
+    Raises:
+        DataError: for shapes that do not fit, numbers that are not finite, or a cap out of its bounds.
+    """
+
+    def __init__(
+        self, tree: ItemTree, nodes: Floats, keys: Floats, values: Floats, age_weight: Floats, cap: float
+    ) -> None:
+        _check(tree, nodes, keys, values, age_weight, cap)
+        self.tree = tree
+        self.nodes = nodes
+        self.keys = keys
+        self.values = values
+        self.age_weight = age_weight
+        self.cap = float(cap)
+        # n·K h = n·(h Kᵀ); the division by the cap is made here, once
+        self._sides = np.concatenate((keys.T / np.float32(cap), values.T), axis=1).astype(np.float32)
+        self._age_factor = np.exp(age_weight - age_weight[1:].max(initial=0.0)).astype(np.float32)
+        self._room = _Room(nodes.shape[1], 2 * self.attended + 1)
+
+    @property
+    def attended(self) -> int:
+        """Behaviours looked at, A."""
+        return len(self.age_weight) - 1
+
+    def user(self, vector: Floats, history: Rows) -> UserAttention:
+        """A scorer for one user.
+
+        Args:
+            vector: (d',) e_u; where nodes have a bias its last entry is 1.
+            history: (L,) rows, oldest first; those not in the tree have an age and no say.
+
+        Raises:
+            DataError: for a vector of another length, or one that is not finite.
+        """
+        if vector.shape != (self.nodes.shape[1],) or not np.isfinite(vector).all():
+            wanted = self.nodes.shape[1]
+            raise DataError(f"a user's vector must be {wanted} finite numbers, not {vector.shape}: {vector[:8]}")
+        newest = history[::-1][: self.attended]
+        age = np.flatnonzero(self.tree.leaves[newest] >= 0) + 1
+        return UserAttention(self, vector, newest[age - 1], self._age_factor[age], self._room)
+
+    def products(self, history: Rows, vector: Floats, first_level: int) -> Floats:
+        """(levels, 2L + 1, d') what nodes of each level from `first_level` on are multiplied with.
+
+        K h_i / cap of the L rows, V h_i of the L rows, e_u.
+        """
+        count, dim = len(history), len(self.keys)
+        levels = np.arange(first_level, self.tree.depth + 1)
+        above = self.tree.ancestors(history, levels[:, None])
+        vectors = self.nodes.take(above.ravel(), axis=0, mode="clip")[:, :dim]
+        sides = (vectors @ self._sides).reshape(len(levels), count, 2, dim)
+        made = np.zeros((len(levels), 2 * count + 1, len(vector)), np.float32)
+        made[:, :count, :dim] = sides[:, :, 0]
+        made[:, count:-1, :dim] = sides[:, :, 1]
+        made[:, -1] = vector
+        return made
+
+    def save(self, directory: Path) -> None:
+        """Writes the arrays, `attention.json` last."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _CONFIG).unlink(missing_ok=True)
+        parts = {_NODES: self.nodes, _KEYS: self.keys, _VALUES: self.values, _AGES: self.age_weight}
+        for name, values in parts.items():
+            save_array(directory / name, values)
+        write_text(directory / _CONFIG, json.dumps(AttentionConfig(cap=self.cap).model_dump()) + "\n")
+
+    @classmethod
+    def open(cls, directory: Path, tree: ItemTree) -> NodeAttention:
+        """Opens what was saved, node vectors memory-mapped.
+
+        Raises:
+            BundleError: names the file that is missing or damaged, or says what does not fit.
+        """
+        path = directory / _CONFIG
+        try:
+            values: Any = json.loads(path.read_text(encoding="utf-8"))
+            config = parse_config(AttentionConfig, values, str(path))
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); train the tree again") from None
+        except (ValueError, TypeError, ConfigError) as error:
+            raise BundleError(f"{path}: not the description of a tree's attention ({error})") from None
+        nodes, keys, sides = (map_array(directory / name, np.float32, 2) for name in (_NODES, _KEYS, _VALUES))
+        ages = map_array(directory / _AGES, np.float32, 1)
+        try:
+            return cls(tree, nodes, np.array(keys), np.array(sides), np.array(ages), config.cap)
+        except DataError as error:
+            raise BundleError(f"{directory}: {error}") from None
+
+
+class UserAttention:
+    """The `NodeScorer` of one user; what lies below the first level asked for is prepared at that call.
+
+    Args:
+        attention: the model.
+        vector: (d',) e_u.
+        history: (L,) rows in the tree, newest first.
+        age_factor: (L,) exp of the age weights.
+        room: to compute in.
+    """
+
+    def __init__(
+        self, attention: NodeAttention, vector: Floats, history: Rows, age_factor: Floats, room: _Room
+    ) -> None:
+        self._attention = attention
+        self._vector = vector
+        self._history = history
+        self._age_factor = age_factor
+        self._room = room
+        self._first_level = attention.tree.depth + 1
+        self._weights: Floats = np.empty((0, 0, 0), np.float32)
+
+    def scores(self, level: int, nodes: Nodes) -> Floats:
+        """See `NodeScorer.scores`."""
+        if level < self._first_level:
+            self._prepare(level)
+        weights = self._weights[level - self._first_level]
+        scores = np.empty(len(nodes), np.float32)
+        for start in range(0, len(nodes), _BLOCK):
+            self._score(weights, nodes[start : start + _BLOCK], scores[start : start + _BLOCK])
+        return scores
+
+    def _prepare(self, level: int) -> None:
+        self._weights = self._attention.products(self._history, self._vector, level)
+        self._first_level = level
+
+    def _score(self, weights: Floats, nodes: Nodes, scores: Floats) -> None:
+        """Writes the scores of at most _BLOCK nodes."""
+        gathered, products = self._room.of(len(nodes), len(weights))
+        np.take(self._attention.nodes, nodes, axis=0, out=gathered, mode="clip")  # any other mode copies `out`
+        np.matmul(weights, gathered.T, out=products)
+        seen = len(self._history)
+        if not seen:
+            scores[:] = products[0]
+            return
+        logits, values = products[:seen], products[seen : 2 * seen]
+        np.tanh(logits, out=logits)
+        np.multiply(logits, np.float32(self._attention.cap), out=logits)
+        np.exp(logits, out=logits)
+        total = self._age_factor @ logits
+        np.multiply(logits, values, out=logits)
+        np.divide(self._age_factor @ logits, total, out=scores)
+        scores += products[2 * seen]
+
+
+class _Room(threading.local):
+    """Memory that the scoring of a level writes to, one a thread: no page of it is ever asked for twice.
+
+    Args:
+        dim: columns of node vectors.
+        products: numbers made of each node, at most.
+    """
+
+    def __init__(self, dim: int, products: int) -> None:
+        self._dim = dim
+        self._products = products
+        self._gathered = np.empty(0, np.float32)
+        self._made = np.empty(0, np.float32)
+
+    def of(self, nodes: int, products: int) -> tuple[Floats, Floats]:
+        """(nodes, dim) and (products, nodes) to write to."""
+        if nodes * self._dim > len(self._gathered):
+            self._gathered = np.empty(nodes * self._dim, np.float32)
+            self._made = np.empty(nodes * self._products, np.float32)
+        gathered = self._gathered[: nodes * self._dim].reshape(nodes, self._dim)
+        return gathered, self._made[: products * nodes].reshape(products, nodes)
+
+
+def _check(tree: ItemTree, nodes: Floats, keys: Floats, values: Floats, age_weight: Floats, cap: float) -> None:
+    dim = len(keys)
+    if nodes.ndim != 2 or len(nodes) != tree.nodes or nodes.shape[1] not in (dim, dim + 1):
+        raise DataError(
+            f"node vectors are {nodes.shape}; a tree of {tree.nodes} nodes needs a row for each, {dim} wide"
+        )
+    if keys.shape != (dim, dim) or values.shape != (dim, dim) or age_weight.ndim != 1 or not len(age_weight):
+        raise DataError(
+            f"keys are {keys.shape}, values {values.shape}, age weights {age_weight.shape}: "
+            "two square matrices of one size and a list are needed"
+        )
+    if not 0 < cap <= _STEEPEST:
+        raise DataError(f"the cap of attention logits is {cap}; it must be above 0 and at most {_STEEPEST:g}")
+    for name, array in (("node", nodes), ("key", keys), ("value", values), ("age weight", age_weight[:, None])):
+        lengths(array, f"{name} vector")
