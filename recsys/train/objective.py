@@ -80,7 +80,7 @@ class NextItemObjective:
     def _full(self, batch: SequenceBatch) -> Tensor:
         states, vectors = self.model.items(self.shown)
         history, targets = self._columns(batch.history), self._columns(batch.targets[batch.targets >= 0])
-        users = self._users(batch, F.embedding(history, states))
+        users = users_at_targets(self.model, batch, F.embedding(history, states))
         return full_softmax(
             self.model.for_targets(users, F.embedding(targets, vectors)),
             vectors,
@@ -107,7 +107,7 @@ class NextItemObjective:
         rows, place = torch.unique(asked, return_inverse=True)
         history, positive, negative = place.split([batch.history.numel(), len(targets), len(negatives.rows)])
         states, vectors = self.model.items(rows)
-        users = self._users(batch, F.embedding(history.view_as(batch.history), states))
+        users = users_at_targets(self.model, batch, F.embedding(history.view_as(batch.history), states))
         drawn, columns = self._with_remembered(negatives, F.embedding(negative, vectors))
         log_expected, of_targets = self._log_expected(drawn, drawn.rows), self._log_expected(drawn, targets)
         if self.hard is not None and negatives.mining is not None:
@@ -143,16 +143,23 @@ class NextItemObjective:
         still = vectors.detach()
         return drawn, torch.cat([still + times * (vectors - still), columns[len(vectors) :]])
 
-    def _users(self, batch: SequenceBatch, history: Tensor) -> Tensor:
-        """(R, [K,] d_out) user vectors at the places with a target, over the temperature."""
-        asked = batch.targets >= 0
-        places = asked.any(dim=0).nonzero()[:, 0]
-        rows = asked[:, places].flatten().nonzero()[:, 0]
-        states = self.model.user_states(history, batch.user, places).flatten(0, 1).index_select(0, rows)
-        return self.model.user_vectors(states) * self.model.logit_scale()
-
     def _log_expected(self, negatives: Negatives, rows: Tensor) -> Tensor:
         shares = self.frequency.shares(rows)
         drawn_from = len(self.model.items if self.shown is None else self.shown)
         counts = expected_counts(shares, negatives.others, negatives.uniform, drawn_from)
         return counts.clamp(min=_RAREST).log()
+
+
+def users_at_targets(model: Retriever, batch: SequenceBatch, history: Tensor) -> Tensor:
+    """(R, [K,] d_out) user vectors at the places with a target, over the temperature.
+
+    Args:
+        model: whose.
+        batch: on its device.
+        history: (B, L, d) item states of the histories.
+    """
+    asked = batch.targets >= 0
+    places = asked.any(dim=0).nonzero()[:, 0]
+    rows = asked[:, places].flatten().nonzero()[:, 0]
+    states = model.user_states(history, batch.user, places).flatten(0, 1).index_select(0, rows)
+    return model.user_vectors(states) * model.logit_scale()

@@ -1,0 +1,98 @@
+"""The nodes of an item tree as tensors: levels, ancestors, and which nodes have an item below."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class TreeNodes(nn.Module):
+    """A complete binary tree over S leaf slots in heap order: nodes 0 … 2S - 2, of which S - 1 … are the leaves.
+
+    Levels are numbered from the root, 0 … D with D = ⌈log2 S⌉. A leaf at depth D - 1 is its own ancestor at level D,
+    whose nodes are therefore all leaves. Nodes without an item below take part in nothing.
+
+    Args:
+        rows: (S,) catalogue row at each leaf slot, -1 = vacant.
+        items: N, the size of the catalogue.
+
+    Raises:
+        ValueError: when there are fewer than two slots.
+    """
+
+    rows: Tensor
+    leaves: Tensor
+    live: Tensor
+
+    def __init__(self, rows: Tensor, items: int) -> None:
+        super().__init__()
+        if len(rows) < 2:
+            raise ValueError("a tree has at least two leaf slots")
+        self.items = items
+        for name, tensor in _tables(rows.long(), items).items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return len(self.rows)
+
+    @property
+    def inner(self) -> int:
+        """S - 1, the number of inner nodes; nodes from here on are leaves."""
+        return self.slots - 1
+
+    @property
+    def depth(self) -> int:
+        """D."""
+        return (self.slots - 1).bit_length()
+
+    def place(self, rows: Tensor) -> None:
+        """Puts other rows at the slots (S,).
+
+        Raises:
+            ValueError: when there are more or fewer slots than before.
+        """
+        if len(rows) != self.slots:
+            raise ValueError(f"the tree has {self.slots} leaf slots, not {len(rows)}")
+        for name, tensor in _tables(rows.long().to(self.rows.device), self.items).items():
+            setattr(self, name, tensor)
+
+    def at_level(self, level: int) -> Tensor:
+        """The nodes of a level that have an item below, ascending."""
+        first = self.inner if level == self.depth else (1 << level) - 1
+        last = 2 * self.slots - 1 if level == self.depth else (2 << level) - 1
+        low, high = torch.searchsorted(self.live, self.live.new_tensor([first, last])).tolist()
+        return self.live[low:high]
+
+    def width(self, level: int) -> int:
+        """How many nodes of a level have an item below."""
+        return len(self.at_level(level))
+
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """The leaves of catalogue rows (…); -1 for a row that is not in the tree."""
+        leaf = self.leaves[rows]
+        return torch.where(leaf < 0, leaf, leaf + self.inner)
+
+    def ancestors(self, nodes: Tensor, level: int) -> Tensor:
+        """Ancestors of leaves (…) at a level; -1 stays -1."""
+        shift = (_depth(nodes) - level).clamp(min=0)
+        return torch.where(nodes < 0, nodes, ((nodes + 1) >> shift) - 1)
+
+
+def _depth(nodes: Tensor) -> Tensor:
+    """⌊log2(node + 1)⌋, exactly: a node's number is below 2^53."""
+    return torch.frexp((nodes + 1).clamp(min=1).double())[1].long() - 1
+
+
+def _tables(rows: Tensor, items: int) -> dict[str, Tensor]:
+    slots = len(rows)
+    filled = (rows >= 0).nonzero()[:, 0]
+    leaves = torch.full((items,), -1, dtype=torch.long, device=rows.device)
+    leaves[rows[filled]] = filled
+    alive = torch.zeros(2 * slots - 1, dtype=torch.bool, device=rows.device)
+    nodes = filled + slots - 1
+    while len(nodes):
+        alive[nodes] = True
+        nodes = torch.unique((nodes[nodes > 0] - 1) >> 1)
+    return {"rows": rows, "leaves": leaves, "live": alive.nonzero()[:, 0]}

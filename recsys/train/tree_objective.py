@@ -1,0 +1,84 @@
+"""What a tree retriever is trained for: telling the ancestor of each next item from the other nodes of its level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.models.losses.level_loss import LevelSoftmax
+from recsys.models.prefix_scores import Prefixes, level_loss
+from recsys.models.sequence_batch import SequenceBatch
+from recsys.models.tdm import BatchItems, Tdm
+from recsys.train.objective import users_at_targets
+from recsys.train.tree_levels import DrawnLevel, first_had, sampled_level, whole_level
+
+
+@dataclass(frozen=True, eq=False)
+class TreeObjective:
+    """A batch of sequences to its mean loss over targets and levels (TDM, arXiv 1801.02294, §3.2).
+
+    At each level a softmax over nodes: all of them where the level is at most `in_batch + uniform` wide, a sample that
+    estimates them without bias beyond (see `sampled_level`). Targets that are not in the tree are left out.
+
+    Attributes:
+        model: what is trained.
+        in_batch, uniform: columns of a level: ancestors of the batch's targets, and nodes drawn evenly.
+        first_level: the first level trained; a beam never looks at levels narrower than itself.
+        leaf_weight: weight of the leaves' level, where any other has 1.
+        exclude_history: whether leaves that the user had are no columns, as in answers that exclude them.
+    """
+
+    model: Tdm
+    in_batch: int = 256
+    uniform: int = 256
+    first_level: int = 1
+    leaf_weight: float = 1.0
+    exclude_history: bool = False
+
+    def __call__(self, batch: SequenceBatch) -> Tensor:
+        """The mean loss, a scalar."""
+        model, tree = self.model, self.model.tree
+        batch, targets = in_tree(model, batch.to(model.device))
+        prefixes = Prefixes.of(batch.targets >= 0, model.attention.attended)
+        history = tree.of_rows(batch.history)
+        levels = range(min(self.first_level, tree.depth), tree.depth + 1)
+        drawn = [self._drawn(level, targets, history, prefixes) for level in levels]
+        items = items_of(model, batch, [level.nodes for level in drawn])
+        users = users_at_targets(model.users, batch, F.embedding(items.places(batch.history), items.states))
+        factors = model.attention.prefix_factors(history.shape[1])
+        total = users.new_zeros(())
+        for level, nodes in zip(levels, drawn, strict=True):
+            table = model.table(nodes.nodes, items).scaled(model.users.logit_scale())
+            slope = self._slope(nodes, prefixes, leaves=level == tree.depth)
+            loss = level_loss(users, table, factors, prefixes, nodes.asked, model.attention.cap, slope)
+            total = total + loss * self._weight(level)
+        return total / (max(1, len(prefixes)) * sum(map(self._weight, levels)))
+
+    def _drawn(self, level: int, targets: Tensor, history: Tensor, prefixes: Prefixes) -> DrawnLevel:
+        tree = self.model.tree
+        if tree.width(level) <= self.in_batch + self.uniform:
+            return whole_level(tree, level, targets, history)
+        return sampled_level(tree, level, targets, history, prefixes, self.in_batch, self.uniform)
+
+    def _slope(self, drawn: DrawnLevel, prefixes: Prefixes, *, leaves: bool) -> LevelSoftmax:
+        had = first_had(drawn) if leaves and self.exclude_history else None
+        return LevelSoftmax(prefixes.bounds, drawn.positive, drawn.log_weight, had, prefixes.length)
+
+    def _weight(self, level: int) -> float:
+        return self.leaf_weight if level == self.model.tree.depth else 1.0
+
+
+def in_tree(model: Tdm, batch: SequenceBatch) -> tuple[SequenceBatch, Tensor]:
+    """The batch without targets that are not in the tree, and the leaves of the others (R,)."""
+    leaves = model.tree.of_rows(batch.targets.clamp(min=0)).masked_fill_(batch.targets < 0, -1)
+    return replace(batch, targets=batch.targets.masked_fill(leaves < 0, -1)), leaves[leaves >= 0]
+
+
+def items_of(model: Tdm, batch: SequenceBatch, nodes: list[Tensor]) -> BatchItems:
+    """The items of a batch's histories and of the leaves among nodes."""
+    first = model.tree.inner
+    leaves = torch.cat([level[level >= first] for level in nodes])
+    return model.batch_items(torch.cat([batch.history.flatten(), model.tree.rows[leaves - first]]))

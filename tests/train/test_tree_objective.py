@@ -1,0 +1,161 @@
+"""Training a tree: what a target is told from at each level, and a sample's likeness to the whole level."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.models.prefix_scores import Prefixes
+from recsys.models.sequence_batch import SequenceBatch
+from recsys.models.tdm import Tdm
+from recsys.models.tree_nodes import TreeNodes
+from recsys.models.two_tower import TwoTower, TwoTowerShape
+from recsys.train.tree_levels import first_had, sampled_level, whole_level
+from recsys.train.tree_objective import TreeObjective
+
+ITEMS, LENGTH = 60, 8
+
+
+def batch(sequences: int = 5) -> SequenceBatch:
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(0, ITEMS, (sequences, LENGTH + 1), generator=generator)
+    targets = rows.clone()
+    targets[1, 4:] = -1
+    targets[2] = -1
+    return SequenceBatch(rows[:, :-1], targets, samples=int((targets >= 0).sum()))
+
+
+def model(slots: int = ITEMS, **changes: object) -> Tdm:
+    torch.manual_seed(0)
+    shape = TwoTowerShape(
+        **{"item_codes": ITEMS + 2, "dim": 8, "history_length": LENGTH, "history": "recency", "dropout": 0.0, **changes}  # type: ignore[arg-type]
+    )
+    rows = torch.full((slots,), -1)
+    rows[torch.randperm(slots)[:ITEMS]] = torch.arange(ITEMS)
+    found = Tdm(TwoTower(shape, torch.arange(2, ITEMS + 2), {}), rows, attended=5)
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return found
+
+
+def by_hand(tdm: Tdm, given: SequenceBatch, *, exclude: bool = False, leaf_weight: float = 1.0) -> Tensor:
+    """The loss over whole levels, prefix by prefix, through the serving face."""
+    tree = tdm.tree
+    items = tdm.batch_items(torch.arange(ITEMS))
+    loss, weights = torch.zeros(()), 0.0
+    for level in range(1, tree.depth + 1):
+        nodes = tree.at_level(level)
+        of_nodes = tdm.vectors(nodes, items)
+        weight = leaf_weight if level == tree.depth else 1.0
+        weights += weight
+        for b, length in (given.targets >= 0).nonzero().tolist():
+            had = given.history[b, :length]
+            user = tdm.users.user_vectors(tdm.users.user_states(items.states[had][None], {}))[0, -1]
+            above = torch.searchsorted(nodes, tree.ancestors(tree.of_rows(had), level))
+            age = torch.arange(length, 0, -1)
+            scores = tdm.newest_scores(user[None], tdm.bare(of_nodes[above])[None], age[None], of_nodes)[0]
+            target = tree.ancestors(tree.of_rows(given.targets[b, length]), level)
+            if exclude and level == tree.depth:
+                mine = torch.isin(nodes, tree.of_rows(had)) & (nodes != target)
+                scores = scores.masked_fill(mine, -torch.inf)
+            place = torch.searchsorted(nodes, target)
+            loss = loss + weight * F.cross_entropy(scores, place) / given.samples
+    return loss / weights
+
+
+@pytest.mark.parametrize("slots", [60, 70])
+@pytest.mark.parametrize("exclude", [False, True])
+def test_the_loss_over_whole_levels_is_that_of_a_plain_loop(slots: int, exclude: bool) -> None:
+    tdm, given = model(slots), batch()
+    objective = TreeObjective(tdm, in_batch=40, uniform=40, leaf_weight=2.0, exclude_history=exclude)
+    expected = by_hand(tdm, given, exclude=exclude, leaf_weight=2.0)
+    loss = objective(given)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    parameters = dict(tdm.named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    for name, ours, theirs in zip(
+        parameters, found, torch.autograd.grad(expected, list(parameters.values()), allow_unused=True), strict=True
+    ):
+        assert (ours is None) == (theirs is None), name
+        if ours is not None:
+            assert torch.allclose(ours, theirs, atol=1e-5), name
+
+
+def test_a_node_above_a_rows_target_is_its_positive_and_no_other_column() -> None:
+    tree, given = TreeNodes(torch.randperm(ITEMS), ITEMS), batch()
+    asked = given.targets >= 0
+    prefixes = Prefixes.of(asked, 5)
+    targets, history = tree.of_rows(given.targets[asked]), tree.of_rows(given.history)
+    for level in range(1, tree.depth + 1):
+        for drawn in (
+            whole_level(tree, level, targets, history),
+            sampled_level(tree, level, targets, history, prefixes, in_batch=6, uniform=6),
+        ):
+            for row, b in enumerate(prefixes.sequence.tolist()):
+                columns = drawn.nodes[drawn.asked.columns[b]]
+                counted = torch.ones(len(columns)) if drawn.log_weight is None else drawn.log_weight[b].exp()
+                above = columns == tree.ancestors(targets[row], level)
+                assert above[drawn.positive[row]]
+                assert counted[drawn.positive[row]] == 1.0
+                assert counted[above].sum() == 1.0
+                assert len(torch.unique(columns[counted > 0])) == (counted > 0).sum()
+
+
+def test_a_sampled_level_sums_to_the_whole_one_on_average() -> None:
+    torch.manual_seed(0)
+    tree, given = TreeNodes(torch.randperm(ITEMS), ITEMS), batch()
+    asked = given.targets >= 0
+    prefixes = Prefixes.of(asked, 5)
+    targets, history = tree.of_rows(given.targets[asked]), tree.of_rows(given.history)
+    worth = torch.rand(2 * ITEMS - 1) ** 4
+    sums = torch.zeros(len(history))
+    draws = 1_500
+    for _ in range(draws):
+        drawn = sampled_level(tree, tree.depth, targets, history, prefixes, in_batch=4, uniform=6)
+        assert drawn.log_weight is not None
+        for b, (columns, weight) in enumerate(zip(drawn.asked.columns, drawn.log_weight, strict=True)):
+            sums[b] += (weight.exp() * worth[drawn.nodes[columns]]).sum() / draws
+    assert torch.allclose(sums, worth[tree.at_level(tree.depth)].sum().expand(len(sums)), rtol=0.03)
+
+
+def test_the_mean_gradient_of_samples_is_nearly_that_of_the_whole_levels() -> None:
+    tdm, given = model(), batch()
+    parameters = [tdm.inner.weight, tdm.attention.value, tdm.users.items.table.weight]  # type: ignore[union-attr]
+    whole = torch.autograd.grad(TreeObjective(tdm, in_batch=40, uniform=40)(given), parameters)
+    sample = TreeObjective(tdm, in_batch=8, uniform=24)
+    draws = [torch.autograd.grad(sample(given), parameters) for _ in range(100)]
+    for full, *sampled in zip(whole, *draws, strict=True):
+        mean = torch.stack(sampled).mean(dim=0)
+        assert F.cosine_similarity(mean.flatten(), full.flatten(), dim=0) > 0.99
+        assert 0.95 < mean.norm() / full.norm() < 1.05
+
+
+def test_where_a_column_was_first_had() -> None:
+    tree = TreeNodes(torch.arange(4), 4)
+    history = tree.of_rows(torch.tensor([[2, 0, 2], [1, 1, 1]]))
+    drawn = whole_level(tree, 2, torch.empty(0, dtype=torch.long), history)
+    assert [first.tolist() for first in first_had(drawn)] == [[1, 3, 0, 3], [3, 0, 3, 3]]
+
+
+def test_targets_and_behaviours_that_are_not_in_the_tree_are_left_out() -> None:
+    tdm, given = model(), batch()
+    rows = tdm.tree.rows.clone()
+    gone = given.targets[0, 2]
+    rows[rows == gone] = -1
+    tdm.set_tree(rows)
+    left = given.targets.masked_fill(given.targets == gone, -1)
+    with_it = TreeObjective(tdm)(given)
+    without = TreeObjective(tdm)(SequenceBatch(given.history, left, samples=int((left >= 0).sum())))
+    assert torch.equal(with_it, without)
+    assert torch.isfinite(with_it)
+
+
+def test_only_levels_from_the_first_on_are_trained() -> None:
+    tdm, given = model(), batch()
+    TreeObjective(tdm, first_level=3)(given).backward()  # type: ignore[no-untyped-call]
+    gradient = tdm.inner.weight.grad
+    assert gradient is not None
+    assert not gradient[:7].any()
+    assert gradient[7:15].abs().sum(dim=1).all()
