@@ -106,8 +106,8 @@ class Block(nn.Module):
         query, unless keys are turned.
         """
         dim, split = x.shape[-1], (self.heads, 1, -1)
-        key_bias, value_bias = self.key_value.bias.split(dim)
-        to_key, to_value = self.key_value.weight.split(dim)
+        key_bias, value_bias = self.key_value.bias.chunk(2)
+        to_key, to_value = self.key_value.weight.chunk(2)
         normed = self.norm(context).unsqueeze(1)
         query = self.norm(x).unsqueeze(1) @ self._by_head(self.query.weight) + self.query.bias.view(split)
         key, value = normed @ self._by_head(to_key), normed @ self._by_head(to_value)
