@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.index.item_tree import ItemTree
 from recsys.models.layers.node_attention import NodeAttention
 from recsys.models.prefix_scores import LevelTable
 from recsys.models.tree_nodes import TreeNodes
@@ -47,7 +48,7 @@ class Tdm(nn.Module):
 
     Args:
         users: the two-tower that gives e_u and the leaves.
-        rows: (S,) catalogue row at each leaf slot of the tree, -1 = vacant.
+        tree: which item each leaf holds.
         attended: newest behaviours that attention looks at.
         cap: bound of its scores.
 
@@ -57,11 +58,11 @@ class Tdm(nn.Module):
 
     name: ClassVar[str] = "tdm"
 
-    def __init__(self, users: TwoTower, rows: Tensor, attended: int = 50, cap: float = 8.0) -> None:
+    def __init__(self, users: TwoTower, tree: ItemTree, attended: int = 50, cap: float = 8.0) -> None:
         super().__init__()
         shape = users.shape
         self.users = users
-        self.tree = TreeNodes(rows, len(users.items))
+        self.tree = TreeNodes(tree)
         self.attention = NodeAttention(shape.dim, attended, cap)
         self.inner = nn.Embedding(self.tree.inner, shape.dim + (shape.similarity == "dot"))
         self.average_leaves()
@@ -71,18 +72,18 @@ class Tdm(nn.Module):
         """Where the weights are."""
         return self.users.device
 
-    def set_tree(self, rows: Tensor, *, keep_inner: bool = False) -> None:
+    def set_tree(self, tree: ItemTree, *, keep_inner: bool = False) -> None:
         """Puts another tree of as many slots in place.
 
         Args:
-            rows: (S,) catalogue row at each leaf slot, -1 = vacant.
+            tree: which item each leaf holds.
             keep_inner: whether inner nodes stay what they were, as JTM does; else each becomes the mean of the leaves
                 below it.
 
         Raises:
             ValueError: when there are more or fewer slots than before.
         """
-        self.tree.place(rows)
+        self.tree.place(tree)
         if not keep_inner:
             self.average_leaves()
 
@@ -138,7 +139,8 @@ class Tdm(nn.Module):
         nodes = nodes if nodes.dim() == 3 else nodes.unsqueeze(0)
         keys, values = self.attention.sides(behaviours)
         attention = self.attention(self.bare(nodes), keys, values, self.attention.age_factors(age))
-        return (nodes @ users.unsqueeze(2))[..., 0] + attention
+        scores: Tensor = (nodes @ users.unsqueeze(2))[..., 0] + attention
+        return scores
 
     @torch.no_grad()
     def node_blocks(self, size: int = _NODES_AT_ONCE) -> Iterator[Tensor]:

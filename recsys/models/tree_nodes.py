@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from recsys.index.item_tree import ItemTree
 
 
 class TreeNodes(nn.Module):
@@ -13,8 +19,7 @@ class TreeNodes(nn.Module):
     whose nodes are therefore all leaves. Nodes without an item below take part in nothing.
 
     Args:
-        rows: (S,) catalogue row at each leaf slot, -1 = vacant.
-        items: N, the size of the catalogue.
+        tree: which item each leaf holds.
 
     Raises:
         ValueError: when there are fewer than two slots.
@@ -24,12 +29,11 @@ class TreeNodes(nn.Module):
     leaves: Tensor
     live: Tensor
 
-    def __init__(self, rows: Tensor, items: int) -> None:
+    def __init__(self, tree: ItemTree) -> None:
         super().__init__()
-        if len(rows) < 2:
-            raise ValueError("a tree has at least two leaf slots")
-        self.items = items
-        for name, tensor in _tables(rows.long(), items).items():
+        if tree.slots < 2:
+            raise ValueError("a tree to train has at least two leaf slots")
+        for name, tensor in _tables(tree).items():
             self.register_buffer(name, tensor, persistent=False)
 
     @property
@@ -47,16 +51,16 @@ class TreeNodes(nn.Module):
         """D."""
         return (self.slots - 1).bit_length()
 
-    def place(self, rows: Tensor) -> None:
-        """Puts other rows at the slots (S,).
+    def place(self, tree: ItemTree) -> None:
+        """Takes another tree of as many slots.
 
         Raises:
             ValueError: when there are more or fewer slots than before.
         """
-        if len(rows) != self.slots:
-            raise ValueError(f"the tree has {self.slots} leaf slots, not {len(rows)}")
-        for name, tensor in _tables(rows.long().to(self.rows.device), self.items).items():
-            setattr(self, name, tensor)
+        if tree.slots != self.slots:
+            raise ValueError(f"the tree has {self.slots} leaf slots, not {tree.slots}")
+        for name, tensor in _tables(tree).items():
+            setattr(self, name, tensor.to(self.rows.device))
 
     def at_level(self, level: int) -> Tensor:
         """The nodes of a level that have an item below, ascending."""
@@ -85,14 +89,10 @@ def _depth(nodes: Tensor) -> Tensor:
     return torch.frexp((nodes + 1).clamp(min=1).double())[1].long() - 1
 
 
-def _tables(rows: Tensor, items: int) -> dict[str, Tensor]:
-    slots = len(rows)
-    filled = (rows >= 0).nonzero()[:, 0]
-    leaves = torch.full((items,), -1, dtype=torch.long, device=rows.device)
-    leaves[rows[filled]] = filled
-    alive = torch.zeros(2 * slots - 1, dtype=torch.bool, device=rows.device)
-    nodes = filled + slots - 1
-    while len(nodes):
-        alive[nodes] = True
-        nodes = torch.unique((nodes[nodes > 0] - 1) >> 1)
-    return {"rows": rows, "leaves": leaves, "live": alive.nonzero()[:, 0]}
+def _tables(tree: ItemTree) -> dict[str, Tensor]:
+    live = np.flatnonzero(tree.occupied())
+    return {"rows": _long(tree.rows), "leaves": _long(tree.leaves), "live": _long(live)}
+
+
+def _long(array: NDArray[np.integer[Any]]) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64))

@@ -98,7 +98,7 @@ def _log_weights(own: Tensor, counts: Tensor, popular: Tensor, drawn: Tensor, wi
     """
     sequence = torch.arange(len(counts), device=own.device)[:, None]
     mine = torch.isin(sequence * width + torch.cat([popular, drawn]), own)
-    of_popular, of_drawn = mine.split([len(popular), len(drawn)], dim=1)
+    of_popular, of_drawn = mine[:, : len(popular)], mine[:, len(popular) :]
     others = width - counts - len(popular) + of_popular.sum(dim=1)
     free = (len(drawn) - of_drawn.sum(dim=1)).clamp(min=1)
     stands_for = torch.ones(mine.shape, device=own.device)
@@ -121,7 +121,8 @@ def _drawn(width: int, count: int, device: torch.device) -> Tensor:
     """Different numbers below `width`, `count` or (from a wide level) slightly fewer, all sets of as many alike."""
     if width < _DENSE * count:
         return torch.randperm(width, device=device)[:count]
-    return torch.unique(torch.randint(width, (count,), device=device))
+    drawn: Tensor = torch.unique(torch.randint(width, (count,), device=device))
+    return drawn
 
 
 def _places(nodes: Tensor, of: Tensor) -> Tensor:

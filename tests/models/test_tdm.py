@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recsys.index.item_tree import ItemTree
 from recsys.models.prefix_scores import LevelNodes, Prefixes, level_scores
 from recsys.models.tdm import Tdm
 from recsys.models.tree_nodes import TreeNodes
@@ -15,26 +17,25 @@ from recsys.models.two_tower import TwoTower, TwoTowerShape
 ITEMS, DIM, LENGTH = 11, 8, 9
 
 
-def tdm(rows: torch.Tensor, **changes: object) -> Tdm:
+def tdm(tree: ItemTree, **changes: object) -> Tdm:
     torch.manual_seed(0)
     shape = TwoTowerShape(**{"item_codes": ITEMS + 2, "dim": DIM, "history_length": LENGTH, "heads": 2, **changes})  # type: ignore[arg-type]
-    model = Tdm(TwoTower(shape, torch.arange(2, ITEMS + 2), {}), rows, attended=4)
+    model = Tdm(TwoTower(shape, torch.arange(2, ITEMS + 2), {}), tree, attended=4)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
     return model.eval()
 
 
-def with_vacancies(slots: int) -> torch.Tensor:
-    rows = torch.full((slots,), -1)
-    generator = torch.Generator().manual_seed(1)
-    rows[torch.randperm(slots, generator=generator)[:ITEMS]] = torch.randperm(ITEMS, generator=generator)
-    return rows
+def with_vacancies(slots: int, seed: int = 1) -> ItemTree:
+    rng = np.random.default_rng(seed)
+    rows = np.full(slots, -1, np.int32)
+    rows[rng.permutation(slots)[:ITEMS]] = rng.permutation(ITEMS)
+    return ItemTree(rows, ITEMS)
 
 
 @pytest.mark.parametrize("slots", [11, 13, 16, 23])
 def test_levels_are_the_nodes_above_an_item_and_ancestors_are_parents_of_parents(slots: int) -> None:
-    rows = with_vacancies(slots)
-    tree = TreeNodes(rows, ITEMS)
+    tree = TreeNodes(with_vacancies(slots))
     leaves = tree.of_rows(torch.arange(ITEMS))
     assert tree.rows[leaves - tree.inner].tolist() == list(range(ITEMS))
     assert tree.at_level(tree.depth).tolist() == sorted(leaves.tolist())
@@ -52,7 +53,7 @@ def test_levels_are_the_nodes_above_an_item_and_ancestors_are_parents_of_parents
 
 
 def test_a_row_that_is_not_in_the_tree_has_no_leaf() -> None:
-    tree = TreeNodes(torch.tensor([3, -1, 1]), 5)
+    tree = TreeNodes(ItemTree(np.array([3, -1, 1], np.int32), 5))
     assert tree.of_rows(torch.arange(5)).tolist() == [-1, 4, -1, 2, -1]
     assert tree.ancestors(torch.tensor([-1, 4]), 1).tolist() == [-1, 1]
 
@@ -88,9 +89,9 @@ def test_a_users_newest_scores_are_those_of_training_after_its_last_item(slots: 
 def test_another_tree_moves_the_items_and_averages_or_keeps_the_inner_nodes() -> None:
     model = tdm(with_vacancies(13))
     before = model.inner.weight.detach().clone()
-    model.set_tree(with_vacancies(13).roll(1), keep_inner=True)
+    model.set_tree(with_vacancies(13, seed=2), keep_inner=True)
     assert torch.equal(model.inner.weight, before)
-    model.set_tree(with_vacancies(13).roll(1))
+    model.set_tree(with_vacancies(13, seed=2))
     leaves, vectors = model.tree.of_rows(torch.arange(ITEMS)), model.users.items()[1]
     for node in range(model.tree.inner):
         below = [row for row, leaf in enumerate(leaves.tolist()) if node in _above(leaf)]

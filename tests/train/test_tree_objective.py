@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.index.item_tree import ItemTree
 from recsys.models.prefix_scores import Prefixes
 from recsys.models.sequence_batch import SequenceBatch
 from recsys.models.tdm import Tdm
@@ -27,14 +29,19 @@ def batch(sequences: int = 5) -> SequenceBatch:
     return SequenceBatch(rows[:, :-1], targets, samples=int((targets >= 0).sum()))
 
 
+def item_tree(slots: int = ITEMS) -> ItemTree:
+    rng = np.random.default_rng(0)
+    rows = np.full(slots, -1, np.int32)
+    rows[rng.permutation(slots)[:ITEMS]] = rng.permutation(ITEMS)
+    return ItemTree(rows, ITEMS)
+
+
 def model(slots: int = ITEMS, **changes: object) -> Tdm:
     torch.manual_seed(0)
     shape = TwoTowerShape(
         **{"item_codes": ITEMS + 2, "dim": 8, "history_length": LENGTH, "history": "recency", "dropout": 0.0, **changes}  # type: ignore[arg-type]
     )
-    rows = torch.full((slots,), -1)
-    rows[torch.randperm(slots)[:ITEMS]] = torch.arange(ITEMS)
-    found = Tdm(TwoTower(shape, torch.arange(2, ITEMS + 2), {}), rows, attended=5)
+    found = Tdm(TwoTower(shape, torch.arange(2, ITEMS + 2), {}), item_tree(slots), attended=5)
     for parameter in found.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return found
@@ -84,7 +91,7 @@ def test_the_loss_over_whole_levels_is_that_of_a_plain_loop(slots: int, exclude:
 
 
 def test_a_node_above_a_rows_target_is_its_positive_and_no_other_column() -> None:
-    tree, given = TreeNodes(torch.randperm(ITEMS), ITEMS), batch()
+    tree, given = TreeNodes(item_tree()), batch()
     asked = given.targets >= 0
     prefixes = Prefixes.of(asked, 5)
     targets, history = tree.of_rows(given.targets[asked]), tree.of_rows(given.history)
@@ -105,7 +112,7 @@ def test_a_node_above_a_rows_target_is_its_positive_and_no_other_column() -> Non
 
 def test_a_sampled_level_sums_to_the_whole_one_on_average() -> None:
     torch.manual_seed(0)
-    tree, given = TreeNodes(torch.randperm(ITEMS), ITEMS), batch()
+    tree, given = TreeNodes(item_tree()), batch()
     asked = given.targets >= 0
     prefixes = Prefixes.of(asked, 5)
     targets, history = tree.of_rows(given.targets[asked]), tree.of_rows(given.history)
@@ -133,7 +140,7 @@ def test_the_mean_gradient_of_samples_is_nearly_that_of_the_whole_levels() -> No
 
 
 def test_where_a_column_was_first_had() -> None:
-    tree = TreeNodes(torch.arange(4), 4)
+    tree = TreeNodes(ItemTree(np.arange(4, dtype=np.int32), 4))
     history = tree.of_rows(torch.tensor([[2, 0, 2], [1, 1, 1]]))
     drawn = whole_level(tree, 2, torch.empty(0, dtype=torch.long), history)
     assert [first.tolist() for first in first_had(drawn)] == [[1, 3, 0, 3], [3, 0, 3, 3]]
@@ -141,10 +148,8 @@ def test_where_a_column_was_first_had() -> None:
 
 def test_targets_and_behaviours_that_are_not_in_the_tree_are_left_out() -> None:
     tdm, given = model(), batch()
-    rows = tdm.tree.rows.clone()
-    gone = given.targets[0, 2]
-    rows[rows == gone] = -1
-    tdm.set_tree(rows)
+    gone = int(given.targets[0, 2])
+    tdm.set_tree(item_tree().without(np.array([gone])))
     left = given.targets.masked_fill(given.targets == gone, -1)
     with_it = TreeObjective(tdm)(given)
     without = TreeObjective(tdm)(SequenceBatch(given.history, left, samples=int((left >= 0).sum())))
