@@ -39,7 +39,7 @@ class AttentionConfig(Config):
 
 
 class NodeAttention:
-    """score(u, n) = e_u·n + Σ_i a_i (n·V h_i), a = softmax_i(cap·tanh(n·K h_i / cap) + age_weight[age_i]).
+    """score(u, n) = e_u·n + Σ_i a_i (n·V h_i), a = softmax_i(cap·tanh(n·K h_i / cap) + w[age_i]).
 
     h_i is the vector of the node above behaviour i at the level of n (Zhu et al. 2019, arXiv 1902.07565, section 3.2),
     i over the newest behaviours, age 1 the newest. Without behaviours the sum is 0. K h_i and V h_i of all levels are
@@ -50,7 +50,7 @@ class NodeAttention:
         nodes: (2S-1, d') float32 vectors, those of the leaves in the order of slots; may be memory-mapped.
         keys: (d, d) K; d' = d, or d + 1 where a node's last entry is a bias, which attention leaves out.
         values: (d, d) V.
-        age_weight: (A + 1,) by age 1…A; entry 0 is not used. Behaviours older than A are not looked at.
+        age_weight: (A,) w by age, that of the newest first. Behaviours older than A are not looked at.
         cap: bound of the attention logits.
 
     Raises:
@@ -69,13 +69,13 @@ class NodeAttention:
         self.cap = float(cap)
         # n·K h = n·(h Kᵀ); the division by the cap is made here, once
         self._sides = np.concatenate((keys.T / np.float32(cap), values.T), axis=1).astype(np.float32)
-        self._age_factor = np.exp(age_weight - age_weight[1:].max(initial=0.0)).astype(np.float32)
+        self._age_factor = np.exp(age_weight - age_weight.max()).astype(np.float32)
         self._room = _Room(nodes.shape[1], 2 * self.attended + 1)
 
     @property
     def attended(self) -> int:
         """Behaviours looked at, A."""
-        return len(self.age_weight) - 1
+        return len(self.age_weight)
 
     def user(self, vector: Floats, history: Rows) -> UserAttention:
         """A scorer for one user.
@@ -91,8 +91,8 @@ class NodeAttention:
             wanted = self.nodes.shape[1]
             raise DataError(f"a user's vector must be {wanted} finite numbers, not {vector.shape}: {vector[:8]}")
         newest = history[::-1][: self.attended]
-        age = np.flatnonzero(self.tree.leaves[newest] >= 0) + 1
-        return UserAttention(self, vector, newest[age - 1], self._age_factor[age], self._room)
+        there = np.flatnonzero(self.tree.leaves[newest] >= 0)
+        return UserAttention(self, vector, newest[there], self._age_factor[there], self._room)
 
     def products(self, history: Rows, vector: Floats, first_level: int) -> Floats:
         """(levels, 2L + 1, d') what nodes of each level from `first_level` on are multiplied with.

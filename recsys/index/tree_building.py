@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 from recsys.errors import ConfigError, DataError, PreconditionError
+from recsys.index.bisection import bisected
+from recsys.index.dots import lengths
 from recsys.index.item_tree import ItemTree
-from recsys.types import Floats, Rows
+from recsys.types import Floats, Offsets, Rows
 
 
 def in_order(order: Rows, slack: float = 0.0) -> ItemTree:
@@ -39,6 +41,49 @@ def in_order(order: Rows, slack: float = 0.0) -> ItemTree:
 def at_random(count: int, seed: int = 0, slack: float = 0.0) -> ItemTree:
     """N items anywhere."""
     return in_order(np.random.default_rng(seed).permutation(count).astype(np.int32), slack)
+
+
+def by_two_means(vectors: Floats, slack: float = 0.0, seed: int = 0) -> ItemTree:
+    """Items under one node are a cluster of the vectors, at every level: balanced 2-means from the root down.
+
+    TDM's clustering (arXiv 1801.02294, section 3.4), with parts as large as complete subtrees ask for. Distances are
+    Euclidean; for cosine give vectors of length 1.
+
+    Args:
+        vectors: (N, d) float32 of the catalogue's rows, N >= 1; may be memory-mapped.
+        slack: as of `in_order`.
+        seed: of the samples that large sets are halved by.
+
+    Raises:
+        DataError: for vectors that are not finite, or none.
+        ConfigError: for a slack that is negative or not finite.
+    """
+    if not len(vectors):
+        raise DataError("a tree needs at least one item")
+    lengths(vectors, "vector")
+    slots = slots_for(len(vectors), slack)
+    depth = (slots - 1).bit_length()
+    bounds = [even_bounds(slots, len(vectors), level) for level in range(max(depth, 1))]
+    return in_order(bisected(vectors, bounds, seed).astype(np.int32), slack)
+
+
+def even_bounds(slots: int, count: int, level: int) -> Offsets:
+    """(2^level + 1,) where, among N items from left to right, those below each node of a level begin and end.
+
+    As `in_order` spreads the vacant slots.
+
+    Args:
+        slots: S of the tree.
+        count: N.
+        level: 0…depth - 1, where all nodes of a depth are one level.
+    """
+    depth = (slots - 1).bit_length()
+    if not depth:
+        return np.array([0, count])
+    parents = np.arange((1 << level) + 1) << depth - 1 - level  # of the deepest leaves, or early leaves, to the left
+    leaves = parents + np.minimum(parents, slots - (1 << depth - 1))
+    bounds: Offsets = -(-leaves * count // slots)
+    return bounds
 
 
 def slots_for(count: int, slack: float) -> int:

@@ -61,15 +61,15 @@ def attention(tree: ItemTree, seed: int = 0, dim: int = 6, bias: bool = False, a
     def draw(*shape: int) -> Floats:
         return rng.standard_normal(shape, dtype=np.float32)
 
-    return NodeAttention(tree, draw(tree.nodes, dim + bias), draw(dim, dim), draw(dim, dim), draw(attended + 1), 2.0)
+    return NodeAttention(tree, draw(tree.nodes, dim + bias), draw(dim, dim), draw(dim, dim), draw(attended), 2.0)
 
 
 def score_by_loop(model: NodeAttention, user: Floats, history: Rows, level: int, node: int) -> float:
-    """e_u·n + Σ a_i (n·V h_i), a = softmax(cap·tanh(n·K h_i / cap) + age_weight[age_i]), in float64."""
+    """e_u·n + Σ a_i (n·V h_i), a = softmax(cap·tanh(n·K h_i / cap) + w[age_i]), in float64."""
     dim = len(model.keys)
     n = model.nodes[node].astype(np.float64)
     logits, gains = [], []
-    for age, row in enumerate(history[::-1][: len(model.age_weight) - 1], start=1):
+    for age, row in enumerate(history[::-1][: model.attended]):
         h = model.nodes[int(model.tree.ancestors(np.array([row]), level)[0])].astype(np.float64)[:dim]
         logits.append(model.cap * math.tanh(float(n[:dim] @ model.keys @ h) / model.cap) + float(model.age_weight[age]))
         gains.append(float(n[:dim] @ model.values @ h))

@@ -39,7 +39,7 @@ def test_a_behaviour_without_a_leaf_keeps_its_age_and_has_no_say() -> None:
         tree.without(np.array([8], np.int32)), model.nodes, model.keys, model.values, model.age_weight, model.cap
     )
     unheard = model.age_weight.copy()
-    unheard[3] = -60
+    unheard[2] = -60
     deaf = NodeAttention(tree, model.nodes, model.keys, model.values, unheard, model.cap)
     nodes = np.array(tree.level(3))
     np.testing.assert_allclose(
