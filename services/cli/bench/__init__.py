@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli.bench import index, quality, serve, tower, train
+from services.cli.bench import index, otm, quality, serve, tower, train
 
 app = typer.Typer(name="bench", help="Figures, with the machine they were taken on.", no_args_is_help=True)
 
@@ -15,6 +15,7 @@ def group() -> None:
 
 
 index.register(app)
+otm.register(app)
 quality.register(app)
 serve.register(app)
 tower.register(app)
