@@ -47,9 +47,8 @@ def test_tdm_draws_nodes_of_a_level_evenly_and_none_twice() -> None:
 
 
 def test_the_verb_prints_the_published_regret_beside_the_measured_and_writes_both(tmp_path: Path) -> None:
-    found = CliRunner().invoke(
-        app, ["bench", "otm", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "o.json")]
-    )
+    out = tmp_path / "otm.json"
+    found = CliRunner().invoke(app, ["bench", "otm", "--seeds", "1", "--epochs", "1", "--out", str(out)])
     assert found.exit_code == 0, found.output
     assert "OTM published" in found.output
     report = json.loads(out.read_text())
