@@ -50,7 +50,8 @@ def bisected(vectors: Floats, bounds: Sequence[Offsets], seed: int) -> Offsets:
 def _edges_below(edges: Offsets, number: int, down: int) -> Offsets:
     """The edges, `down` levels below, of the sets that one set is made of, counted from its own start."""
     own = edges[number << down : (number + 1 << down) + 1]
-    return own - own[0]
+    counted: Offsets = own - own[0]
+    return counted
 
 
 def _sets(bounds: Sequence[Offsets], level: int) -> list[tuple[int, int, int]]:

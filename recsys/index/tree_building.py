@@ -27,15 +27,28 @@ def in_order(order: Rows, slack: float = 0.0) -> ItemTree:
     count = len(order)
     if not count:
         raise DataError("a tree needs at least one item")
-    slots = slots_for(count, slack)
-    empty = ItemTree(np.full(slots, -1, np.int32), count)
-    rows = empty.rows.copy()
-    rows[empty.left_to_right()[np.arange(count) * slots // count]] = order
-    tree = ItemTree(rows, count)
+    tree = spread_evenly(order, slots_for(count, slack), count)
     if (tree.leaves < 0).any():
         lacking = int(np.flatnonzero(tree.leaves < 0)[0])
         raise DataError(f"the order lacks row {lacking}; each of {count} rows is needed once")
     return tree
+
+
+def spread_evenly(order: Rows, slots: int, count: int) -> ItemTree:
+    """A tree with vacant slots spread evenly between its items.
+
+    Args:
+        order: (M,) rows from left to right, each at most once; M <= S.
+        slots: S.
+        count: rows of the catalogue.
+
+    Raises:
+        DataError: for a row outside the catalogue, or twice.
+    """
+    empty = ItemTree(np.full(slots, -1, np.int32), count)
+    rows = empty.rows.copy()
+    rows[empty.left_to_right()[np.arange(len(order)) * slots // max(1, len(order))]] = order
+    return ItemTree(rows, count)
 
 
 def at_random(count: int, seed: int = 0, slack: float = 0.0) -> ItemTree:

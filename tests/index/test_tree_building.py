@@ -80,7 +80,7 @@ def test_two_means_place_each_item_once_with_even_vacancies(count: int, slack: f
     assert tree.occupied().tolist() == in_order(np.arange(count, dtype=np.int32), slack).occupied().tolist()
 
 
-@given(st.integers(20, 300), st.floats(0, 5))
+@given(st.integers(20, 100), st.floats(0, 5))
 def test_two_means_of_many_blocks_with_hardly_any_item_each(count: int, slack: float) -> None:
     vectors = np.random.default_rng(count).standard_normal((count, 3), dtype=np.float32)
     with pytest.MonkeyPatch.context() as patch:
