@@ -21,7 +21,9 @@ FEWEST_AT_ONCE, MOST_AT_ONCE = 8, 256
 MANY_EVENTS: Final = 20_000_000
 EVENTS_TO_LEARN_FROM: Final = 50_000_000
 """Events that training sees in all its passes, within the bounds on their number."""
-LEAST_EPOCHS, MOST_EPOCHS = 3, 50
+LEAST_EPOCHS, MOST_EPOCHS = 3, 20
+LEAST_STEPS, MOST_EPOCHS_OF_FEW_STEPS = 2_000, 50
+"""What a log whose passes are a few steps each is given instead."""
 
 
 class PipelineConfig(Config):
@@ -108,11 +110,9 @@ def demo(dataset: Dataset | None) -> PipelineConfig:
 
 def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
-    steps = {"batch_users": 16, "ema": 0.998, "exclude_history": True}
-    encoder = {"history": "attention+recency", "positions": "none", "convolution": 3, "widening": 2}
-    two_tower = {**steps, "max_epochs": 26, **encoder}
-    mind = {**steps, "max_epochs": 30}
-    return _configured("movielens_1m", dataset, {"holdouts": ["last"], "two_tower": two_tower, "mind": mind})
+    steps = {"batch_users": 16, "ema": 0.998}
+    models = {"two_tower": {**steps, "max_epochs": 26}, "mind": {**steps, "max_epochs": 30}}
+    return _configured("movielens_1m", dataset, {"holdouts": ["last"], **models})
 
 
 def marketplace(dataset: Dataset | None) -> PipelineConfig:
@@ -128,7 +128,7 @@ def auto(dataset: Dataset | None) -> PipelineConfig:
 
 def two_tower_sizes(counts: Counts) -> dict[str, Any]:
     """Sizes of the two-tower for a dataset: those of any retriever, and an encoder that gets through the log."""
-    return {**retriever_sizes(counts), "history": "attention" if counts.events < MANY_EVENTS else "recency"}
+    return {**retriever_sizes(counts), "history": "attention+recency" if counts.events < MANY_EVENTS else "recency"}
 
 
 def retriever_sizes(counts: Counts) -> dict[str, Any]:
@@ -138,13 +138,20 @@ def retriever_sizes(counts: Counts) -> dict[str, Any]:
     of passes that keeps training within hours on a few cores at the large end. Batches are small where users are few:
     steps are what a small log lacks (docs/results.md). The index chooses for itself.
     """
+    batch_users = max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, counts.users // STEPS_A_PASS))
     return {
         "dim": 32 if counts.items < SMALL_CATALOGUE else 64,
-        "batch_users": max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, counts.users // STEPS_A_PASS)),
+        "batch_users": batch_users,
         "ema": 0.99,
         "id_dropout": 0.1,
-        "max_epochs": max(LEAST_EPOCHS, min(MOST_EPOCHS, EVENTS_TO_LEARN_FROM // max(counts.events, 1))),
+        "max_epochs": _passes(counts.events, steps=-(-counts.users // batch_users)),
     }
+
+
+def _passes(events: int, steps: int) -> int:
+    """Epochs for a log of so many events, at so many steps each."""
+    most = max(MOST_EPOCHS, min(MOST_EPOCHS_OF_FEW_STEPS, LEAST_STEPS // max(steps, 1)))
+    return max(LEAST_EPOCHS, min(most, EVENTS_TO_LEARN_FROM // max(events, 1)))
 
 
 PRESETS: Final[dict[str, Callable[[Dataset | None], PipelineConfig]]] = {

@@ -36,13 +36,13 @@ class TwoTowerShape(RetrieverShape):
         recompute: whether training computes the inside of attention blocks twice to save memory.
     """
 
-    history: HistoryEncoder | None = "attention"
+    history: HistoryEncoder | None = "attention+recency"
     blocks: int = 2
     heads: int = 2
     profiles: int = 4
-    widening: int = 4
-    positions: Positions = "absolute"
-    convolution: int = 0
+    widening: int = 2
+    positions: Positions = "none"
+    convolution: int = 3
     recompute: bool = False
 
 

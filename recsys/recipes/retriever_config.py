@@ -39,7 +39,7 @@ class RetrieverConfig(TrainerConfig):
         id_dropout: share of the items whose id a step does not look at, so that attributes learn to speak for items
             that come later; without attributes no id is hidden.
         exclude_history: whether the full softmax leaves out the items that the user has, as answers that exclude them
-            do; for data where nobody chooses an item twice.
+            do; "auto": where hardly anybody chooses an item twice.
         batch_users: sequences a step.
         places: share of the places of a batch's sequences that a step learns from, other ones each time: those of one
             sequence are alike, so that fewer of more sequences teach more in the same time.
@@ -66,7 +66,7 @@ class RetrieverConfig(TrainerConfig):
     dropout: float = Bound(0.2, ge=0, lt=1)
     id_dropout: float = Bound(0.0, ge=0, lt=1)
     label_smoothing: float = Bound(0.0, ge=0, lt=1)
-    exclude_history: bool = False
+    exclude_history: bool | Literal["auto"] = "auto"
     batch_users: int = Bound(64, ge=1)
     places: float = Bound(1.0, gt=0, le=1)
     user_fields: Literal["all", "none"] | tuple[str, ...] = "all"

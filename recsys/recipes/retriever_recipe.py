@@ -16,6 +16,7 @@ from torch import Tensor
 from recsys.bundle.component import ComponentInfo, component_directory, write_component
 from recsys.bundle.manifest import FEATURES_FOLDER
 from recsys.columns import CREATED_MS
+from recsys.data.interactions import Interactions
 from recsys.errors import ConfigError
 from recsys.evaluate.section import Section
 from recsys.features.feature_set import FeatureSet, Field
@@ -44,6 +45,8 @@ from recsys.types import Floats
 TRAINING: Final = "training.json"
 FULL_SOFTMAX_UP_TO: Final = 50_000
 """Items up to which the whole catalogue is the negative of every target."""
+_HARDLY_ANY_TWICE: Final = 0.01
+"""Share of choices that are repeated ones, up to which a history is left out of the softmax."""
 
 _NO_ATTRIBUTES: Final = ("id", "history")
 
@@ -225,6 +228,13 @@ def train(
     return trainer.fit(), source
 
 
+def excludes_history(setting: bool | Literal["auto"], sequences: Interactions) -> bool:
+    """What the setting of that name comes to for the sequences of a fit."""
+    if setting == "auto":
+        return bool((~sequences.first_occurrence()).mean() <= _HARDLY_ANY_TWICE)
+    return setting
+
+
 def _chosen(
     recipe: str, fields: tuple[Field, ...], wanted: Literal["all", "none"] | tuple[str, ...], setting: str
 ) -> tuple[Field, ...]:
@@ -261,7 +271,7 @@ def _check_loss(recipe: str, config: RetrieverConfig, items: int) -> None:
     set_in_vain = ("hard_negatives", "memory_batches") if full else ("exclude_history", "label_smoothing")
     here, there = ("full", "sampled") if full else ("sampled", "full")
     for setting in set_in_vain:
-        if getattr(config, setting):
+        if getattr(config, setting) not in (0, False, "auto"):
             raise ConfigError(
                 f"{recipe}.{setting} = {getattr(config, setting)}: belongs to the {there} softmax, and {items:,} items "
                 f"are fitted by the {here} one; leave it out, or set {recipe}.loss = {there}_softmax"
@@ -282,7 +292,7 @@ def _objective(model: Retriever, config: RetrieverConfig, source: SequenceSource
         _frequency(config, source, model.device, view),
         correction=config.correction,
         label_smoothing=config.label_smoothing,
-        exclude_history=config.exclude_history,
+        exclude_history=not source.sampling.samples and excludes_history(config.exclude_history, view.train),
         bf16=bf16_products(config.precision, model.device),
         memory=memory,
         hard=hard,

@@ -32,13 +32,13 @@ class TwoTowerConfig(RetrieverConfig):
         recompute: compute the inside of attention blocks twice rather than keep it; saves memory in long histories.
     """
 
-    history: HistoryEncoder = "attention"
+    history: HistoryEncoder = "attention+recency"
     blocks: int = Bound(2, ge=1, le=24)
     heads: int = Bound(2, ge=1)
     profiles: int = Bound(4, ge=1, le=16)
-    widening: int = Bound(4, ge=1)
-    positions: Positions = "absolute"
-    convolution: int = Bound(0, ge=0, le=16)
+    widening: int = Bound(2, ge=1)
+    positions: Positions = "none"
+    convolution: int = Bound(3, ge=0, le=16)
     recompute: bool = False
 
 

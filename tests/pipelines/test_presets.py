@@ -62,10 +62,11 @@ def test_attributes_become_features_where_they_are_there(toy: Dataset, pairs: Da
 
 def test_sizes_grow_with_the_data_and_passes_over_them_shrink() -> None:
     shop = two_tower_sizes(Counts(events=5_000, users=300, items=200, by_type={}))
+    forum = two_tower_sizes(Counts(events=1_000_000, users=6_000, items=4_000, by_type={}))
     portal = two_tower_sizes(Counts(events=400_000_000, users=3_000_000, items=800_000, by_type={}))
-    assert (shop["dim"], portal["dim"]) == (32, 64)
-    assert (shop["max_epochs"], portal["max_epochs"]) == (50, 3)
-    assert (shop["history"], portal["history"]) == ("attention", "recency")
+    assert (shop["dim"], forum["dim"], portal["dim"]) == (32, 64, 64)
+    assert (shop["max_epochs"], forum["max_epochs"], portal["max_epochs"]) == (50, 20, 3)
+    assert (shop["history"], portal["history"]) == ("attention+recency", "recency")
     for sizes in (shop, portal):
         parse_config(RECIPES["two_tower"].config_type, sizes, "sizes")
     parse_config(RECIPES["mind"].config_type, retriever_sizes(Counts(events=10, users=3, items=4, by_type={})), "sizes")
