@@ -41,7 +41,7 @@ class AttentionConfig(Config):
 class NodeAttention:
     """score(u, n) = e_u·n + Σ_i a_i (n·V h_i), a = softmax_i(cap·tanh(n·K h_i / cap) + w[age_i]).
 
-    h_i is the vector of the node above behaviour i at the level of n (Zhu et al. 2019, arXiv 1902.07565, section 3.2),
+    h_i is the vector of the node above behaviour i at the level of n (Zhu et al. 2019, arXiv 1902.07565, section 3.3),
     i over the newest behaviours, age 1 the newest. Without behaviours the sum is 0. K h_i and V h_i of all levels are
     made once for a user; a level is then one gather of node vectors and one product with [K h | V h | e_u].
 

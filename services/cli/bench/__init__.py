@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli.bench import index, otm, quality, serve, tower, train
+from services.cli.bench import index, otm, quality, serve, tower, train, tree
 
 app = typer.Typer(name="bench", help="Figures, with the machine they were taken on.", no_args_is_help=True)
 
@@ -20,3 +20,4 @@ quality.register(app)
 serve.register(app)
 tower.register(app)
 train.register(app)
+tree.register(app)

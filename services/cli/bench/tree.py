@@ -1,0 +1,101 @@
+"""`recsys bench tree`: what a beam search down a tree of items costs, and what it finds of what brute force finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+_ROWS = {
+    "build_seconds": "tree built, s",
+    "bytes_per_leaf": "tree, bytes a leaf",
+    "vector_bytes_per_leaf": "node vectors, bytes a leaf",
+    "every_leaf_micros": "every leaf scored, µs (median)",
+    "flat_micros": "flat search by vector, µs (median)",
+    "ivf_micros": "ivf search by vector, µs (median)",
+    "ivf_recall_at_100": "ivf search, recall@100 of flat",
+}
+_BEAM_ROWS = {
+    "micros": "µs (median)",
+    "micros_p99": "µs (p99)",
+    "nodes_scored": "nodes scored",
+    "recall_at_100": "recall@100 of every leaf scored",
+    "regret_at_100": "regret@100, standard deviations",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb `tree` to the group."""
+    app.command("tree")(tree)
+
+
+def tree(
+    n: list[int] = typer.Option([10_000, 100_000, 1_000_000], "--n", min=2, help="Items; may be given several times."),
+    beam: list[int] = typer.Option([50, 200], "--beam", min=1, help="Nodes kept a level; may be given several times."),
+    dim: int = typer.Option(64, "--dim", min=1, help="Columns of a vector."),
+    attended: int = typer.Option(50, "--attended", min=1, help="Behaviours of every user, all attended to."),
+    queries: int = typer.Option(300, "--queries", min=1, help="Users, one search each."),
+    compared: int = typer.Option(20, "--compared", min=1, help="Users who have every leaf scored, for recall."),
+    out: Path | None = typer.Option(None, "--out", help="A file that gets the figures as JSON."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON for a machine."),
+) -> None:
+    """Build trees of made-up items and search them on one thread, beside other searches of the same items.
+
+    A node's score is what is served: the product with a user's vector, and attention over behaviours. Flat and ivf
+    search by the vector alone. At least 100 nodes are kept a level, since 100 items are wanted. Recall depends on how
+    well inner nodes stand for what is below them: here they are means, which nobody has trained.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy loads, below; a server sets the same
+    from recsys.evaluate.provenance import Provenance
+    from services.cli.bench.tree_figures import K, figures
+    from services.cli.bench.tree_world import made_up
+
+    report: dict[str, Any] = {**Provenance.now().as_json(), "k": K, "dim": dim, "attended": attended, "trees": []}
+    for count in n:
+        with tempfile.TemporaryDirectory() as folder:
+            world = made_up(count, dim, attended, queries, Path(folder))
+            report["trees"].append(figures(world, beam, compared))
+        _write(out, report)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    console = Console()
+    console.print(_table(report))
+    console.print(f"{report['machine']}; {report['commit']}", highlight=False)
+
+
+def _write(out: Path | None, report: Mapping[str, Any]) -> None:
+    """Writes what there is so far.
+
+    Raises:
+        UsageError: when the file cannot be written.
+    """
+    from recsys.errors import UsageError
+    from recsys.files import write_text
+
+    if out is None:
+        return
+    try:
+        write_text(out, json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    trees = report["trees"]
+    title = f"{report['dim']} columns, {report['attended']} behaviours, k = {report['k']}"
+    table = Table("items", *(f"{found['n']:,}" for found in trees), title=title)
+    for key, words in _ROWS.items():
+        table.add_row(words, *(f"{found[key]:,}" for found in trees))
+    for place, beam in enumerate(trees[0]["beams"]):
+        table.add_section()
+        for key, words in _BEAM_ROWS.items():
+            table.add_row(f"beam {beam['beam']}: {words}", *(f"{found['beams'][place][key]:,}" for found in trees))
+    return table
