@@ -21,6 +21,12 @@ class TreeNodes(nn.Module):
     Args:
         tree: which item each leaf holds.
 
+    Attributes:
+        rows: (S,) catalogue row at each slot, -1 = vacant.
+        leaves: (N,) slot of each catalogue row, -1 = not in the tree.
+        live: nodes with an item below, ascending.
+        alive: (2S - 1,) whether a node has one.
+
     Raises:
         ValueError: when there are fewer than two slots.
     """
@@ -28,6 +34,7 @@ class TreeNodes(nn.Module):
     rows: Tensor
     leaves: Tensor
     live: Tensor
+    alive: Tensor
 
     def __init__(self, tree: ItemTree) -> None:
         super().__init__()
@@ -78,6 +85,15 @@ class TreeNodes(nn.Module):
         leaf = self.leaves[rows]
         return torch.where(leaf < 0, leaf, leaf + self.inner)
 
+    def siblings(self, nodes: Tensor, level: int) -> Tensor:
+        """The other child of the parent of nodes (…) at a level.
+
+        -1 where it has no item below, and at the last level for a leaf that ends before: its parent there is itself.
+        """
+        other = torch.where(nodes % 2 == 1, nodes + 1, nodes - 1)
+        here = (nodes > 0) & (_depth(nodes) == level) & self.alive[other.clamp(min=0)]
+        return torch.where(here, other, -1)
+
     def ancestors(self, nodes: Tensor, level: int) -> Tensor:
         """Ancestors of leaves (…) at a level; -1 stays -1."""
         shift = (_depth(nodes) - level).clamp(min=0)
@@ -90,8 +106,10 @@ def _depth(nodes: Tensor) -> Tensor:
 
 
 def _tables(tree: ItemTree) -> dict[str, Tensor]:
-    live = np.flatnonzero(tree.occupied())
-    return {"rows": _long(tree.rows), "leaves": _long(tree.leaves), "live": _long(live)}
+    alive = tree.occupied() > 0
+    live = np.flatnonzero(alive)
+    tables = {"rows": _long(tree.rows), "leaves": _long(tree.leaves), "live": _long(live)}
+    return tables | {"alive": torch.from_numpy(alive)}
 
 
 def _long(array: NDArray[np.integer[Any]]) -> Tensor:

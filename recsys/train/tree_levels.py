@@ -106,14 +106,57 @@ def _log_weights(own: Tensor, counts: Tensor, popular: Tensor, drawn: Tensor, wi
     return stands_for.log_().masked_fill_(mine, _NEVER)
 
 
-def first_had(drawn: DrawnLevel) -> list[Tensor]:
-    """By sequence, (M_b,) the first of its behaviours whose ancestor a column is; their number where none is."""
-    length = drawn.asked.history.shape[1]
-    place = torch.arange(length, device=drawn.nodes.device)
+@dataclass(frozen=True, eq=False)
+class AskedLevel:
+    """Nodes of one level that each prefix asks for itself.
+
+    Attributes:
+        nodes: (Q,) all that the batch meets, ascending.
+        asked: columns of each sequence and ancestors of its behaviours, as places in `nodes`.
+        places: (R, C) which of its sequence's columns each row asked for, their number where it asked for none.
+    """
+
+    nodes: Tensor
+    asked: LevelNodes
+    places: Tensor
+
+
+def asked_level(tree: TreeNodes, level: int, wanted: Tensor, history: Tensor, prefixes: Prefixes) -> AskedLevel:
+    """The columns of a sequence are the nodes that its prefixes ask for.
+
+    Args:
+        tree: whose.
+        level: which.
+        wanted: (R, C) nodes, -1 = none.
+        history: (B, L) leaves of the behaviours, -1 = none.
+        prefixes: who asks.
+    """
+    there = wanted >= 0
+    keys = prefixes.sequence[:, None] * (2 * tree.slots) + wanted
+    columns, place = torch.unique(keys[there], return_inverse=True)
+    counts = torch.bincount(columns // (2 * tree.slots), minlength=len(history))
+    starts = counts.cumsum(0) - counts
+    places = counts[prefixes.sequence][:, None].repeat(1, wanted.shape[1])
+    places[there] = place - starts[prefixes.sequence][:, None].expand_as(wanted)[there]
+    column_nodes, behaviours = columns % (2 * tree.slots), tree.ancestors(history, level)
+    nodes = torch.unique(torch.cat([column_nodes, behaviours[behaviours >= 0]]))
+    by_sequence = torch.split(_places(nodes, column_nodes), counts.tolist())
+    return AskedLevel(nodes, LevelNodes(by_sequence, _places(nodes, behaviours)), places)
+
+
+def first_had(nodes: Tensor, asked: LevelNodes) -> list[Tensor]:
+    """By sequence, (M_b,) the first of its behaviours whose ancestor a column is; their number where none is.
+
+    Args:
+        nodes: (Q,) of the level.
+        asked: columns and behaviours, as places in `nodes`.
+    """
+    length = asked.history.shape[1]
+    place = torch.arange(length, device=nodes.device)
     found = []
-    for columns, history in zip(drawn.asked.columns, drawn.asked.history, strict=True):
-        first = place.new_full((len(drawn.nodes) + 1,), length)
-        found.append(first.scatter_reduce_(0, history, place, "amin")[columns])
+    for columns, history in zip(asked.columns, asked.history, strict=True):
+        first = place.new_full((len(nodes) + 1,), length)
+        found.append(first.scatter_reduce_(0, history.remainder(len(first)), place, "amin")[columns])
     return found
 
 

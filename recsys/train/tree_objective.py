@@ -64,7 +64,7 @@ class TreeObjective:
         return sampled_level(tree, level, targets, history, prefixes, self.in_batch, self.uniform)
 
     def _slope(self, drawn: DrawnLevel, prefixes: Prefixes, *, leaves: bool) -> LevelSoftmax:
-        had = first_had(drawn) if leaves and self.exclude_history else None
+        had = first_had(drawn.nodes, drawn.asked) if leaves and self.exclude_history else None
         return LevelSoftmax(prefixes.bounds, drawn.positive, drawn.log_weight, had, prefixes.length)
 
     def _weight(self, level: int) -> float:

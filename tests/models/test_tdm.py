@@ -56,6 +56,8 @@ def test_a_row_that_is_not_in_the_tree_has_no_leaf() -> None:
     tree = TreeNodes(ItemTree(np.array([3, -1, 1], np.int32), 5))
     assert tree.of_rows(torch.arange(5)).tolist() == [-1, 4, -1, 2, -1]
     assert tree.ancestors(torch.tensor([-1, 4]), 1).tolist() == [-1, 1]
+    assert tree.siblings(torch.tensor([1, 2]), 1).tolist() == [2, 1]
+    assert tree.siblings(torch.tensor([2, 3, 4]), 2).tolist() == [-1, 4, -1]
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])

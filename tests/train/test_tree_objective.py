@@ -141,9 +141,9 @@ def test_the_mean_gradient_of_samples_is_nearly_that_of_the_whole_levels() -> No
 
 def test_where_a_column_was_first_had() -> None:
     tree = TreeNodes(ItemTree(np.arange(4, dtype=np.int32), 4))
-    history = tree.of_rows(torch.tensor([[2, 0, 2], [1, 1, 1]]))
+    history = torch.tensor([[5, 3, 5], [4, 4, -1]])
     drawn = whole_level(tree, 2, torch.empty(0, dtype=torch.long), history)
-    assert [first.tolist() for first in first_had(drawn)] == [[1, 3, 0, 3], [3, 0, 3, 3]]
+    assert [first.tolist() for first in first_had(drawn.nodes, drawn.asked)] == [[1, 3, 0, 3], [3, 0, 3, 3]]
 
 
 def test_targets_and_behaviours_that_are_not_in_the_tree_are_left_out() -> None:

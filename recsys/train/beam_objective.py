@@ -1,0 +1,121 @@
+"""What a tree retriever is trained for when its own beam is to be right: OTM (Zhuo et al. 2020, arXiv 2006.15408)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.models.beam import best_nodes, children
+from recsys.models.losses.level_loss import CandidateLoss
+from recsys.models.losses.pseudo_targets import targets_on_path
+from recsys.models.prefix_scores import Prefixes, level_loss, level_scores
+from recsys.models.sequence_batch import SequenceBatch
+from recsys.models.tdm import Tdm
+from recsys.train.objective import users_at_targets
+from recsys.train.tree_levels import AskedLevel, asked_level, first_had
+from recsys.train.tree_objective import in_tree, items_of
+
+
+@dataclass(frozen=True, eq=False)
+class _Searched:
+    """What a beam did at one level for R prefixes.
+
+    Attributes:
+        asked: the nodes that were scored: the candidates, then the target's ancestor and its sibling.
+        scores: (R, C + 2) of them, -inf where none.
+        leaves: whether it is the last level.
+    """
+
+    asked: AskedLevel
+    scores: Tensor
+    leaves: bool
+
+
+@dataclass(frozen=True, eq=False)
+class BeamObjective:
+    """A batch of sequences to its mean loss over targets and levels (OTM's Algorithm 1).
+
+    For every prefix the beam search that serves runs with the model as it is, without dropout in the items. All nodes
+    that it scores are candidates, the target's ancestors only where the beam met them; a candidate's pseudo-target is
+    1 where the model would go down from it to the target. Neither takes a gradient; the loss is binary cross-entropy,
+    summed over a level's candidates.
+
+    Attributes:
+        model: what is trained.
+        beam: nodes kept a level; the first level scored is the first wider than that, as in serving.
+        exclude_history: whether leaves that the user had are no candidates, as in answers that exclude them.
+    """
+
+    model: Tdm
+    beam: int = 50
+    exclude_history: bool = False
+
+    def __call__(self, batch: SequenceBatch) -> Tensor:
+        """The mean loss, a scalar."""
+        model = self.model
+        batch, targets = in_tree(model, batch.to(model.device))
+        prefixes = Prefixes.of(batch.targets >= 0, model.attention.attended)
+        history = model.tree.of_rows(batch.history)
+        behaviours = model.batch_items(batch.history)
+        users = users_at_targets(model.users, batch, F.embedding(behaviours.places(batch.history), behaviours.states))
+        searched = self._searched(batch, users.detach(), targets, history, prefixes)
+        path, siblings = (torch.stack([at.scores[:, column] for at in searched], dim=1) for column in (-2, -1))
+        items = items_of(model, batch, [at.asked.nodes for at in searched])
+        factors = model.attention.prefix_factors(history.shape[1])
+        total = users.new_zeros(())
+        for at, won in zip(searched, targets_on_path(path, siblings).unbind(dim=1), strict=True):
+            table = model.table(at.asked.nodes, items).scaled(model.users.logit_scale())
+            slope = self._slope(at, won, prefixes)
+            total = total + level_loss(users, table, factors, prefixes, at.asked.asked, model.attention.cap, slope)
+        return total / (max(1, len(prefixes)) * len(searched))
+
+    @torch.no_grad()
+    def _searched(
+        self, batch: SequenceBatch, users: Tensor, targets: Tensor, history: Tensor, prefixes: Prefixes
+    ) -> list[_Searched]:
+        model, tree = self.model, self.model.tree
+        factors = model.attention.prefix_factors(history.shape[1])
+        first = next((level for level in range(1, tree.depth) if tree.width(level) > self.beam), tree.depth)
+        candidates = tree.at_level(first).expand(len(prefixes), -1)
+        found = []
+        for level in range(first, tree.depth + 1):
+            path = tree.ancestors(targets, level)
+            wanted = torch.cat([candidates, path[:, None], tree.siblings(path, level)[:, None]], dim=1)
+            asked = asked_level(tree, level, wanted, history, prefixes)
+            with _serving(model.users.items):
+                items = items_of(model, batch, [asked.nodes])
+            table = model.table(asked.nodes, items).scaled(model.users.logit_scale())
+            scores = users.new_empty(wanted.shape)
+            for b, part in level_scores(users, table, factors, prefixes, asked.asked, model.attention.cap):
+                rows = slice(prefixes.bounds[b], prefixes.bounds[b + 1])
+                scores[rows] = F.pad(part, (0, 1), value=-torch.inf).gather(1, asked.places[rows])
+            found.append(_Searched(asked, scores, leaves=level == tree.depth))
+            candidates = children(best_nodes(candidates, scores[:, :-2], self.beam), tree.inner, tree.alive)
+        return found
+
+    def _slope(self, at: _Searched, won: Tensor, prefixes: Prefixes) -> CandidateLoss:
+        places, target = at.asked.places[:, :-2], at.asked.places[:, -2]
+        widths = torch.tensor([len(columns) for columns in at.asked.asked.columns], device=target.device)
+        none = widths[prefixes.sequence]
+        if self.exclude_history and at.leaves:
+            had = torch.cat([F.pad(first, (0, 1)) for first in first_had(at.asked.nodes, at.asked.asked)])
+            starts = (widths + 1).cumsum(0) - widths - 1
+            gone = had[places + starts[prefixes.sequence][:, None]] < prefixes.length[:, None]
+            places = torch.where(gone & (places != target[:, None]), none[:, None], places)
+        return CandidateLoss(prefixes.bounds, places, torch.where(won, target, none))
+
+
+@contextmanager
+def _serving(module: nn.Module) -> Iterator[None]:
+    """The module drops nothing out meanwhile."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

@@ -1,0 +1,146 @@
+"""OTM's objective: the candidates of the very beam that serves, and the targets of its own greedy way down."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.index.item_tree import ItemTree
+from recsys.models.losses.pseudo_targets import pseudo_targets
+from recsys.models.prefix_scores import Prefixes
+from recsys.models.sequence_batch import SequenceBatch
+from recsys.models.tdm import Tdm
+from recsys.models.two_tower import TwoTower, TwoTowerShape
+from recsys.train.beam_objective import BeamObjective
+from recsys.train.objective import users_at_targets
+from recsys.train.tree_objective import TreeObjective
+
+ITEMS, LENGTH = 21, 6
+
+
+def model(slots: int, **changes: object) -> Tdm:
+    torch.manual_seed(0)
+    shape = TwoTowerShape(
+        **{"item_codes": ITEMS + 2, "dim": 8, "history_length": LENGTH, "history": "recency", "dropout": 0.0, **changes}  # type: ignore[arg-type]
+    )
+    rng = np.random.default_rng(0)
+    rows = np.full(slots, -1, np.int32)
+    rows[rng.permutation(slots)[:ITEMS]] = rng.permutation(ITEMS)
+    found = Tdm(TwoTower(shape, torch.arange(2, ITEMS + 2), {}), ItemTree(rows, ITEMS), attended=4)
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.6)
+    return found
+
+
+def batch() -> SequenceBatch:
+    rows = torch.randint(0, ITEMS, (4, LENGTH + 1), generator=torch.Generator().manual_seed(3))
+    targets = rows.clone()
+    targets[1, 3:] = -1
+    targets[2] = -1
+    return SequenceBatch(rows[:, :-1], targets, samples=int((targets >= 0).sum()))
+
+
+def all_scores(tdm: Tdm, had: Tensor) -> Tensor:
+    """(2S - 1,) scores of all nodes after a history, an early leaf's as the last level has them."""
+    tree, items = tdm.tree, tdm.batch_items(torch.arange(ITEMS))
+    user = tdm.users.user_vectors(tdm.users.user_states(items.states[had][None], {}))[0, -1]
+    scores = torch.full((2 * tree.slots - 1,), -torch.inf)
+    for level in range(1, tree.depth + 1):
+        nodes = tree.at_level(level)
+        above = torch.searchsorted(nodes, tree.ancestors(tree.of_rows(had), level))
+        vectors, age = tdm.vectors(nodes, items), torch.arange(len(had), 0, -1)
+        scores[nodes] = tdm.newest_scores(user[None], tdm.bare(vectors[above])[None], age[None], vectors)[0]
+    return scores
+
+
+def by_hand(tdm: Tdm, given: SequenceBatch, beam: int, *, exclude: bool) -> Tensor:
+    """One prefix after the other, every node of the tree scored; slots are a power of two, so that no leaf is early."""
+    tree, losses = tdm.tree, []
+    wide = [level for level in range(1, tree.depth) if tree.width(level) > beam]
+    levels = range(wide[0] if wide else tree.depth, tree.depth + 1)
+    for b, length in (given.targets >= 0).nonzero().tolist():
+        had = given.history[b, :length]
+        scores = all_scores(tdm, had)
+        labels = torch.zeros(1, tree.slots)
+        target = int(tree.of_rows(given.targets[b, length]))
+        labels[0, target - tree.inner] = 1.0
+        wanted = pseudo_targets(scores.detach()[None], labels)[0]
+        candidates = tree.at_level(levels[0])
+        for level in levels:
+            asked = candidates
+            if exclude and level == tree.depth:
+                asked = candidates[~torch.isin(candidates, tree.of_rows(had)) | (candidates == target)]
+            losses.append(F.binary_cross_entropy_with_logits(scores[asked], wanted[asked], reduction="sum"))
+            kept = candidates[scores[candidates].topk(min(beam, len(candidates))).indices]
+            below = torch.cat([2 * kept + 1, 2 * kept + 2])
+            candidates = below[below < len(scores)]
+            candidates = candidates[tree.alive[candidates]]
+    return torch.stack(losses).sum() / (given.samples * len(levels))
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("beam", [1, 3, 100])
+def test_the_loss_is_that_of_each_prefixs_beam_alone(beam: int, exclude: bool) -> None:
+    tdm, given = model(32), batch()
+    loss, expected = BeamObjective(tdm, beam, exclude)(given), by_hand(tdm, given, beam, exclude=exclude)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    parameters = dict(tdm.named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    wanted = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
+    for name, ours, theirs in zip(parameters, found, wanted, strict=True):
+        ours = torch.zeros_like(parameters[name]) if ours is None else ours
+        theirs = torch.zeros_like(parameters[name]) if theirs is None else theirs
+        assert torch.allclose(ours, theirs, atol=2e-5), name
+
+
+def test_leaves_that_end_early_meet_the_others_in_the_last_level() -> None:
+    tdm, given = model(ITEMS), batch()
+    prefixes = Prefixes.of(given.targets >= 0, 4)
+    items = tdm.batch_items(given.history)
+    users = users_at_targets(tdm.users, given, F.embedding(items.places(given.history), items.states))
+    targets, history = tdm.tree.of_rows(given.targets[given.targets >= 0]), tdm.tree.of_rows(given.history)
+    (last,) = BeamObjective(tdm, beam=100)._searched(given, users, targets, history, prefixes)
+    assert last.scores.shape == (given.samples, ITEMS + 2)
+    assert torch.isfinite(last.scores[:, :-1]).all()
+    early = targets < (1 << tdm.tree.depth) - 1
+    assert torch.isinf(last.scores[early, -1]).all()
+    assert torch.isfinite(BeamObjective(tdm, beam=2)(given))
+
+
+def test_training_goes_on_where_sampled_levels_left_off() -> None:
+    """Each item is followed by one other. From the start on, a narrow beam would hardly ever meet a target."""
+    tdm = model(32).train()
+    for parameter in tdm.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    follows = torch.arange(ITEMS).roll(5)
+    rows = torch.stack([torch.arange(ITEMS), follows], dim=1)
+    targets = rows.clone()
+    targets[:, 0] = -1
+    given = SequenceBatch(rows[:, :-1], targets, samples=ITEMS)
+    optimiser = torch.optim.Adam(tdm.parameters(), lr=0.02)
+
+    def trained(objective: TreeObjective | BeamObjective, steps: int) -> int:
+        """How many items' followers a beam of two then puts first."""
+        for _ in range(steps):
+            optimiser.zero_grad()
+            objective(given).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        return sum(_first_found(tdm, item, beam=2) == follows[item] for item in range(ITEMS))
+
+    objective = BeamObjective(tdm, beam=2)
+    before, loss = trained(TreeObjective(tdm), 25), float(objective(given).detach())
+    after = trained(objective, 40)
+    assert 0.5 * ITEMS < before <= after
+    assert float(objective(given).detach()) < 0.5 * loss
+
+
+def _first_found(tdm: Tdm, item: int, beam: int) -> int:
+    scores = all_scores(tdm, torch.tensor([item]))
+    kept = torch.tensor([0])
+    while (kept < tdm.tree.inner).any():
+        below = torch.cat([2 * kept + 1, 2 * kept + 2])
+        kept = below[scores[below].topk(min(beam, len(below))).indices]
+    return int(tdm.tree.rows[kept[0] - tdm.tree.inner])
