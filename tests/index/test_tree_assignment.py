@@ -66,6 +66,36 @@ def test_among_more_places_first_choices_are_kept_where_all_fit(room: list[int],
     assert shared_out(weights, np.array([room])).tolist() == wanted.tolist()
 
 
+def asking_one_by_one(weights: Floats, room: list[int]) -> list[int]:
+    """Items ask for their best place that has not turned them away; a full one turns away who loses least."""
+    ranked = np.argsort(-weights, axis=1)
+    tried = [0] * len(weights)
+    held: list[list[int]] = [[] for _ in room]
+    waiting = list(range(len(weights)))
+
+    def loss(item: int) -> float:
+        nth = tried[item]
+        best, *others = (float(weights[item, place]) for place in ranked[item][nth : nth + 2])
+        return best - others[0] if others else np.inf
+
+    while waiting:
+        item = waiting.pop()
+        place = int(ranked[item, tried[item]])
+        held[place].append(item)
+        if len(held[place]) > room[place]:
+            least = min(held[place], key=loss)
+            held[place].remove(least)
+            tried[least] += 1
+            waiting.append(least)
+    return [next(place for place, items in enumerate(held) if item in items) for item in range(len(weights))]
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=8), seeds)
+def test_all_at_once_is_as_one_by_one(room: list[int], seed: int) -> None:
+    weights = np.random.default_rng(seed).standard_normal((sum(room), len(room))).astype(np.float32)
+    assert shared_out(weights, np.array([room])).tolist() == asking_one_by_one(weights, room)
+
+
 def test_who_loses_least_gives_way() -> None:
     weights = np.array([[9, 8, 0], [9, 1, 0], [9, 8.5, 0]], np.float32)
     assert shared_out(weights, np.array([[1, 1, 1]])).tolist() == [2, 0, 1]

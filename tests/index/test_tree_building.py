@@ -107,13 +107,15 @@ def test_two_means_find_planted_clusters(monkeypatch: pytest.MonkeyPatch, large:
     assert spread_within(tree, vectors[shuffled], 4) < 0.1 * spread_within(at_random(256), vectors[shuffled], 4)
 
 
-def test_a_half_is_what_balanced_two_means_of_the_paper_settles_at() -> None:
-    vectors = np.random.default_rng(2).standard_normal((64, 4), dtype=np.float32)
+def test_halves_are_where_balanced_two_means_come_to_rest() -> None:
+    vectors = np.random.default_rng(2).standard_normal((512, 8), dtype=np.float32) * np.array([6, *[1] * 7], np.float32)
     tree = by_two_means(vectors)
-    side = tree.ancestors(np.arange(64, dtype=np.int32), 1) == 1
-    difference = np.square(vectors - vectors[side].mean(0)).sum(1) - np.square(vectors - vectors[~side].mean(0)).sum(1)
-    assert side.sum() == 32
-    assert (np.sort(difference)[:32] == np.sort(difference[side])).mean() > 0.9
+    left = tree.ancestors(np.arange(512, dtype=np.int32), 1) == 1
+    difference = np.square(vectors - vectors[left].mean(0)).sum(1) - np.square(vectors - vectors[~left].mean(0)).sum(1)
+    assert left.sum() == 256
+    assert set(np.argsort(difference)[:256].tolist()) == set(np.flatnonzero(left).tolist())
+    along_the_longest = vectors[:, 0] > np.median(vectors[:, 0])
+    assert max((left == along_the_longest).mean(), (left != along_the_longest).mean()) > 0.95
 
 
 def test_equal_vectors_make_a_tree_like_others() -> None:
