@@ -129,13 +129,15 @@ class Candidates:
     """What was retrieved for B users, best first within each user.
 
     Shapes: rows (T,) int32, scores (T,) float32, channels (T,) uint32 (bit i = the i-th channel
-    of the answer), offsets (B+1,) int64.
+    of the answer), offsets (B+1,) int64. `complete` is false where a search ran out of time and these are
+    the best of what it had reached.
     """
 
     rows: Rows
     scores: Floats
     channels: Masks
     offsets: Offsets
+    complete: bool = True
 
     @classmethod
     def empty(cls, size: int) -> Candidates:

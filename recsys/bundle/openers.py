@@ -16,6 +16,7 @@ from recsys.retrieval.channel import Channel
 from recsys.retrieval.interests_channel import InterestsChannel
 from recsys.retrieval.neighbour_channel import NeighbourChannel
 from recsys.retrieval.static_channel import StaticChannel
+from recsys.retrieval.tree_channel import TreeChannel
 from recsys.retrieval.vector_channel import VectorChannel
 
 
@@ -63,6 +64,7 @@ CHANNEL_OPENERS: Final[dict[str, ChannelOpener]] = {
     "interests": InterestsChannel.open,
     "static": StaticChannel.open,
     "neighbours": NeighbourChannel.open,
+    "tree": TreeChannel.open,
 }
 
 SCORER_OPENERS: Final[dict[str, ScorerOpener]] = {

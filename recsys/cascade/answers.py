@@ -19,12 +19,20 @@ class ChannelStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelAnswer:
-    """One channel's part of an answer; `candidates` is empty unless the status is OK."""
+    """One channel's part of an answer.
+
+    `candidates` is empty unless the status is OK, or LATE of a channel that had found something when time ran out.
+    """
 
     name: str
     status: ChannelStatus
     candidates: Candidates
     micros: int
+
+    @property
+    def found_in_time(self) -> bool:
+        """Whether the channel answered, be it with nothing."""
+        return self.status in (ChannelStatus.OK, ChannelStatus.EMPTY) or len(self.candidates.rows) > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

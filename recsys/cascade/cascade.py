@@ -192,7 +192,7 @@ class Cascade:
     ) -> tuple[ChannelAnswer, ...]:
         answers = tuple(_answer(channel, users, k, allowed, deadline) for channel in channels)
         late = any(answer.status is ChannelStatus.LATE for answer in answers)
-        if late and not any(answer.status in (ChannelStatus.OK, ChannelStatus.EMPTY) for answer in answers):
+        if late and not any(answer.found_in_time for answer in answers):
             raise DeadlineError("time ran out before any channel had an answer; allow more, or ask fewer channels")
         return answers
 
@@ -222,7 +222,8 @@ def _answer(
     if deadline is None or not deadline.passed:
         try:
             candidates = channel.recall(users, k, allowed, deadline)
-            status = ChannelStatus.OK if len(candidates.rows) else ChannelStatus.EMPTY
+            if candidates.complete:
+                status = ChannelStatus.OK if len(candidates.rows) else ChannelStatus.EMPTY
         except DeadlineError:
             log.warning("channel %s was late", channel.name)
         except Exception:  # whatever a channel raises, an answer of the others is better than none

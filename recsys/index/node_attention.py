@@ -77,6 +77,20 @@ class NodeAttention:
         """Behaviours looked at, A."""
         return len(self.age_weight)
 
+    @property
+    def dim(self) -> int:
+        """Columns of a user's vector, d'."""
+        return int(self.nodes.shape[1])
+
+    def as_queries(self, vectors: Floats) -> Floats:
+        """(Q, d') users' vectors as nodes are multiplied with, which is as they are.
+
+        Raises:
+            DataError: for a vector that is not finite.
+        """
+        lengths(vectors, "user vector")
+        return vectors
+
     def user(self, vector: Floats, history: Rows) -> UserAttention:
         """A scorer for one user.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnxruntime
@@ -15,7 +15,6 @@ from recsys.errors import BundleError
 from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.features.online import OnlineEncoder
 from recsys.features.vocabulary import Codes
-from recsys.index.vector_index import VectorIndex
 from recsys.retrieval.vector_cache import VectorCache
 from recsys.types import Floats, Offsets, RaggedRows, Users
 
@@ -32,8 +31,21 @@ _NUMBERS = itertools.count()
 _ENCODED_TYPES: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
+class Searched(Protocol):
+    """What user vectors are made for: an index of item vectors, or a tree's nodes."""
+
+    @property
+    def dim(self) -> int:
+        """Columns of a user's vector."""
+        ...
+
+    def as_queries(self, vectors: Floats) -> Floats:
+        """(Q, d) vectors as they are compared with, and checked: of length 1 for cosine."""
+        ...
+
+
 class UserTower:
-    """A session, what it is fed with, and the index whose queries it makes.
+    """A session, what it is fed with, and what it makes queries for.
 
     A user without history and attributes has vectors too: what the model makes of an empty input.
 
@@ -41,9 +53,9 @@ class UserTower:
         name: of the channel, for errors.
         session: its inputs are user features by name, (B,) or (B, n), and `history_vectors` (B, L, d) where the
             model reads a history.
-        output: name of the session's output, (B, d_out) or (B, K, d_out), d_out being the width of the index.
+        output: name of the session's output, (B, d_out) or (B, K, d_out), d_out being the width of what is searched.
         history_vectors: (H, d) vector of every item-id code; None for a tower without history.
-        index: what the vectors are queries of.
+        searched: what the vectors are queries of.
         encoder: of the bundle.
 
     Attributes:
@@ -51,8 +63,8 @@ class UserTower:
         cache: where the vectors of users who come alone are looked up and kept; None = nowhere.
 
     Raises:
-        BundleError: when the tower asks for an input that the feature set does not make, or makes other vectors
-            than the index holds.
+        BundleError: when the tower asks for an input that the feature set does not make, or makes vectors of
+            another width than are searched.
     """
 
     def __init__(
@@ -61,14 +73,14 @@ class UserTower:
         session: onnxruntime.InferenceSession,
         output: str,
         history_vectors: Floats | None,
-        index: VectorIndex,
+        searched: Searched,
         encoder: OnlineEncoder,
     ) -> None:
         self._name = name
         self._session = session
         self._output = output
         self._history_vectors = history_vectors
-        self._index = index
+        self._searched = searched
         self._encoder = encoder
         self._reads_history = any(node.name == _HISTORY_INPUT for node in session.get_inputs())
         self._inputs = _encoded_inputs(name, session)
@@ -80,14 +92,14 @@ class UserTower:
         self._latest: tuple[Users | None, Floats] = (None, np.empty((0, *self.shape), np.float32))
 
     @classmethod
-    def open(cls, name: str, directory: Path, output: str, index: VectorIndex, encoder: OnlineEncoder) -> UserTower:
+    def open(cls, name: str, directory: Path, output: str, searched: Searched, encoder: OnlineEncoder) -> UserTower:
         """Opens `user_tower.onnx` and, where it is there, `history_vectors.npy`.
 
         Raises:
             BundleError: names the file that is missing, unreadable or does not fit the others.
         """
         session = open_session(directory / TOWER)
-        return cls(name, session, output, _map_table(directory / HISTORY_VECTORS), index, encoder)
+        return cls(name, session, output, _map_table(directory / HISTORY_VECTORS), searched, encoder)
 
     def queries(self, users: Users) -> Floats:
         """(B, *shape) vectors of the users, as the index compares them (of length 1 for cosine)."""
@@ -122,7 +134,7 @@ class UserTower:
         return self._as_queries(self._run(users))
 
     def _as_queries(self, raw: Floats) -> Floats:
-        return self._index.as_queries(raw.reshape(-1, self._index.dim)).reshape(raw.shape)
+        return self._searched.as_queries(raw.reshape(-1, self._searched.dim)).reshape(raw.shape)
 
     def _run(self, users: Users) -> Floats:
         """(B, *shape) what the tower makes of the users; those with histories about as long run together."""
@@ -163,8 +175,10 @@ class UserTower:
             raise BundleError(f"{self._name}: {TOWER} reads {error}, which the feature set does not make") from None
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
             raise BundleError(f"{self._name}: {TOWER} does not run on an empty user: {error}") from error
-        if vectors.ndim < 2 or len(vectors) != 1 or vectors.shape[-1] != self._index.dim:
-            raise BundleError(f"{self._name}: {TOWER} makes vectors {vectors.shape}, the index holds {self._index.dim}")
+        if vectors.ndim < 2 or len(vectors) != 1 or vectors.shape[-1] != self._searched.dim:
+            raise BundleError(
+                f"{self._name}: {TOWER} makes vectors {vectors.shape}; {self._searched.dim} columns are searched"
+            )
         return vectors.shape[1:]
 
 
