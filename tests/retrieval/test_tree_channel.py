@@ -120,7 +120,7 @@ def test_a_tree_that_lacks_an_item_is_refused_by_the_items_name(
 
 
 def test_a_tree_of_other_vectors_is_refused(written: Written, films: Catalogue, film_encoder: OnlineEncoder) -> None:
-    with pytest.raises(BundleError, match="its dim is 6, component.json says 7"):
+    with pytest.raises(BundleError, match=r"its dim is 6, component\.json says 7"):
         TreeChannel.open("tdm", written(), {"beam": 64, "dim": 7}, films, film_encoder)
 
 
