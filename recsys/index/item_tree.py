@@ -193,8 +193,8 @@ class ItemTree:
         if first < len(ids):
             absent = len(missing) + max(0, len(ids) - len(self))
             raise BundleError(
-                f"item {ids[first]} (row {first}) is in the catalogue but not in the tree, as {absent - 1} others: "
-                "insert them or train the tree again"
+                f"item {ids[first]} (row {first}) is in the catalogue but not in the tree, "
+                f"as {absent} of {len(ids)} are: insert them or train the tree again"
             )
 
     def save(self, directory: Path) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from recsys.errors import DataError, RequestError
+from recsys.errors import RequestError
 from recsys.index.eligible_nodes import EligibleNodes, Exclusions, MaskedNodes
 from recsys.index.item_tree import ItemTree, Nodes
 from recsys.index.ordering import best_first
-from recsys.types import Deadline, Floats, RaggedRows, RowMask, Rows
+from recsys.types import Deadline, Floats, RowMask, Rows
 
 
 class NodeScorer(Protocol):
@@ -108,28 +107,6 @@ class TreeSearch:
             scores = scorer.scores(level, nodes)
             scored += len(nodes)
         return self._found(nodes, scores, k, scored, None)
-
-    def search_users(
-        self,
-        scorers: Iterable[NodeScorer],
-        k: int,
-        beam: int,
-        allowed: RowMask | None = None,
-        excluded: RaggedRows | None = None,
-        deadline: Deadline | None = None,
-    ) -> list[Found]:
-        """`search` for one user after the other; excluded has a list for each.
-
-        Raises:
-            RequestError, FeatureMismatchError: as `search` does.
-            DataError: for lists of excluded rows that are not as many as users.
-        """
-        found = []
-        for user, scorer in enumerate(scorers):
-            if excluded is not None and user >= len(excluded):
-                raise DataError(f"there are {len(excluded)} lists of excluded rows for more users than that")
-            found.append(self.search(scorer, k, beam, allowed, None if excluded is None else excluded[user], deadline))
-        return found
 
     def _one_leaf_each(self, nodes: Nodes, level: int, eligible: EligibleNodes, exclusions: Exclusions) -> Nodes:
         """The leftmost eligible leaf below each node."""

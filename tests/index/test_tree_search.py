@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.errors import DataError, FeatureMismatchError, RequestError
+from recsys.errors import FeatureMismatchError, RequestError
 from recsys.index.item_tree import ItemTree
 from recsys.index.tree_building import at_random
 from recsys.index.tree_search import Found, TreeSearch
 from recsys.testing.trees import TableScorer, anyhow, attention, brute_force, eligible_rows, max_heap
-from recsys.types import Deadline, RaggedRows, RowMask
+from recsys.types import Deadline, RowMask
 
 seeds = st.integers(0, 2**32 - 1)
 shares = st.sampled_from([0.0, 0.02, 0.3, 1.0])
@@ -151,22 +152,23 @@ def test_with_time_left_a_deadline_changes_nothing() -> None:
     )
 
 
-def test_several_users_are_answered_as_each_alone() -> None:
+def test_whoever_asked_before_in_whatever_thread_an_answer_has_the_same_bits() -> None:
     tree = at_random(700, slack=0.1)
-    model = attention(tree)
+    model, search = attention(tree), TreeSearch(tree)
     rng = np.random.default_rng(0)
     users = rng.standard_normal((6, 6), dtype=np.float32)
     histories = [rng.permutation(700)[: 2 * user].astype(np.int32) for user in range(6)]
-    excluded = RaggedRows.of([rng.permutation(700)[:50] for _ in range(6)])
+    excluded = [rng.permutation(700)[:50].astype(np.int32) for _ in range(6)]
     mask = RowMask(rng.random(700) < 0.8)
-    search = TreeSearch(tree)
-    together = search.search_users(
-        (model.user(user, history) for user, history in zip(users, histories, strict=True)), 10, 25, mask, excluded
-    )
-    for b, found in enumerate(together):
-        alone = search.search(model.user(users[b], histories[b]), 10, 25, mask, excluded[b])
-        assert pairs(found) == pairs(alone)
-        assert found.nodes_scored == alone.nodes_scored
+
+    def answer(user: int) -> list[tuple[int, float]]:
+        scorer = model.user(users[user], histories[user])
+        return pairs(search.search(scorer, 10, 10 + 5 * user, mask, excluded[user]))
+
+    alone = [answer(user) for user in range(6)]
+    assert [answer(user) for user in reversed(range(6))] == alone[::-1]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answer, [*range(6)] * 20)) == alone * 20
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -178,5 +180,3 @@ def test_what_does_not_fit_is_refused() -> None:
         search.search(scorer, 1, -1)
     with pytest.raises(FeatureMismatchError, match="9 rows, the tree 10"):
         search.search(scorer, 1, 5, RowMask(np.ones(9, bool)))
-    with pytest.raises(DataError, match="1 lists"):
-        search.search_users([TableScorer(np.zeros(19)), scorer], 1, 5, excluded=RaggedRows.empty(1))
