@@ -69,7 +69,6 @@ class NodeAttention:
         self.cap = float(cap)
         # n·K h = n·(h Kᵀ); the division by the cap is made here, once
         self._sides = np.concatenate((keys.T / np.float32(cap), values.T), axis=1).astype(np.float32)
-        self._age_factor = np.exp(age_weight - age_weight.max()).astype(np.float32)
         self._room = _Room(nodes.shape[1], 2 * self.attended + 1)
 
     @property
@@ -106,7 +105,9 @@ class NodeAttention:
             raise DataError(f"a user's vector must be {wanted} finite numbers, not {vector.shape}: {vector[:8]}")
         newest = history[::-1][: self.attended]
         there = np.flatnonzero(self.tree.leaves[newest] >= 0)
-        return UserAttention(self, vector, newest[there], self._age_factor[there], self._room)
+        weight = self.age_weight[there]
+        factor = np.exp(weight - weight.max(initial=-np.inf))  # of the greatest 1, so that they cannot all vanish
+        return UserAttention(self, vector, newest[there], factor, self._room)
 
     def products(self, history: Rows, vector: Floats, first_level: int) -> Floats:
         """(levels, 2L + 1, d') what nodes of each level from `first_level` on are multiplied with.
@@ -163,7 +164,7 @@ class UserAttention:
         attention: the model.
         vector: (d',) e_u.
         history: (L,) rows in the tree, newest first.
-        age_factor: (L,) exp of the age weights.
+        age_factor: (L,) exp of the age weights, up to a factor.
         room: to compute in.
     """
 

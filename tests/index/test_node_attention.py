@@ -68,6 +68,15 @@ def test_extreme_products_stay_within_the_cap() -> None:
     assert np.isfinite(scores).all()
 
 
+def test_a_behaviour_alone_has_all_the_say_however_little_its_age_counts() -> None:
+    tree = at_random(8)
+    model = attention(tree)
+    ages = np.array([-300, 0, 0, 0, 0], np.float32)
+    faint = NodeAttention(tree, model.nodes, model.keys, model.values, ages, model.cap)
+    history, nodes = np.array([3], np.int32), np.array(tree.level(3))
+    np.testing.assert_allclose(faint.user(USER, history).scores(3, nodes), model.user(USER, history).scores(3, nodes))
+
+
 def test_a_beam_as_wide_as_the_tree_finds_what_the_formula_puts_first() -> None:
     tree = at_random(60)
     model = attention(tree)
