@@ -23,7 +23,7 @@ from recsys.features.feature_set import FeatureSet, Field
 from recsys.files import write_text
 from recsys.index.vector_index import VectorIndex
 from recsys.models.retriever import Retriever
-from recsys.recipes.retriever_config import RetrieverConfig
+from recsys.recipes.retriever_config import RetrieverConfig, SequenceConfig
 from recsys.recipes.retriever_report import retriever_sections, training_metrics, training_record
 from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
 from recsys.retrieval.vector_channel import INDEX
@@ -147,7 +147,7 @@ class RetrieverRecipe(ABC, Generic[ConfigT]):
         )
 
 
-def retriever_settings(recipe: str, config: RetrieverConfig, view: TrainView) -> dict[str, Any]:
+def retriever_settings(recipe: str, config: SequenceConfig, view: TrainView) -> dict[str, Any]:
     """What the shape of any retriever takes from a configuration and a view's features.
 
     Raises:

@@ -11,14 +11,14 @@ from recsys.bundle.component import ComponentInfo, write_component
 from recsys.errors import ConfigError
 from recsys.models.layers.sequence import Positions
 from recsys.models.two_tower import HistoryEncoder, TwoTower, TwoTowerShape
-from recsys.recipes.retriever_config import RetrieverConfig
+from recsys.recipes.retriever_config import RetrieverConfig, SequenceConfig
 from recsys.recipes.retriever_recipe import RetrieverRecipe, catalogue_tensors, retriever_settings
 from recsys.train.progress import Progress
 from recsys.train.view import TrainView
 
 
-class TwoTowerConfig(RetrieverConfig):
-    """The user tower; item side, loss and index are inherited from RetrieverConfig.
+class EncoderConfig(SequenceConfig):
+    """The user tower; the item side is inherited from SequenceConfig.
 
     Attributes:
         history: "attention" (SASRec's blocks), "recency" (means of the items with learned weights by age, and an MLP),
@@ -40,6 +40,10 @@ class TwoTowerConfig(RetrieverConfig):
     positions: Positions = "none"
     convolution: int = Bound(3, ge=0, le=16)
     recompute: bool = False
+
+
+class TwoTowerConfig(EncoderConfig, RetrieverConfig):
+    """The user tower of EncoderConfig, with the loss and the index of RetrieverConfig."""
 
 
 class TwoTowerRecipe(RetrieverRecipe[TwoTowerConfig]):
@@ -73,21 +77,21 @@ class TwoTowerRecipe(RetrieverRecipe[TwoTowerConfig]):
         return metrics
 
 
-def build_model(config: TwoTowerConfig, view: TrainView) -> TwoTower:
+def build_model(config: EncoderConfig, view: TrainView, recipe: str = "two_tower") -> TwoTower:
     """The untrained model for a view's features.
 
     Raises:
         ConfigError: for a field that the features lack, heads that do not divide dim, or a history longer than
-            the features keep.
+            the features keep; names the recipe.
     """
     if config.dim % config.heads:
-        raise ConfigError(f"two_tower.heads = {config.heads}: must divide dim = {config.dim}")
+        raise ConfigError(f"{recipe}.heads = {config.heads}: must divide dim = {config.dim}")
     if config.positions == "rotary" and config.dim // config.heads % 2:
         raise ConfigError(
-            f"two_tower.positions = rotary: {config.dim} / {config.heads} heads is odd; take another width"
+            f"{recipe}.positions = rotary: {config.dim} / {config.heads} heads is odd; take another width"
         )
     shape = TwoTowerShape(
-        **retriever_settings("two_tower", config, view),
+        **retriever_settings(recipe, config, view),
         history=config.history if view.features.history is not None else None,
         blocks=config.blocks,
         heads=config.heads,
@@ -98,5 +102,5 @@ def build_model(config: TwoTowerConfig, view: TrainView) -> TwoTower:
         recompute=config.recompute,
     )
     if shape.history is None and not shape.user_fields:
-        raise ConfigError("two_tower: the user tower has neither history nor attribute; add a user feature")
+        raise ConfigError(f"{recipe}: the user tower has neither history nor attribute; add a user feature")
     return TwoTower(shape, *catalogue_tensors(view, shape.item_fields))
