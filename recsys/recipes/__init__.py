@@ -6,6 +6,7 @@ from recsys.recipes.item_knn import ItemKnnRecipe
 from recsys.recipes.mind import MindRecipe
 from recsys.recipes.popularity import PopularityRecipe
 from recsys.recipes.recipe import Recipe
+from recsys.recipes.tdm import TdmRecipe
 from recsys.recipes.two_tower import TwoTowerRecipe
 
 RECIPES: dict[str, Recipe] = {
@@ -13,4 +14,5 @@ RECIPES: dict[str, Recipe] = {
     "item_knn": ItemKnnRecipe(),
     "two_tower": TwoTowerRecipe(),
     "mind": MindRecipe(),
+    "tdm": TdmRecipe(),
 }

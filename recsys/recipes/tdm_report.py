@@ -1,0 +1,196 @@
+"""What is recorded of a tree retriever's rounds, and what the report shows: curves, beams, the top of the tree."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any, Final
+
+import numpy as np
+
+from recsys.data.catalogue import Catalogue
+from recsys.data.interactions import Interactions
+from recsys.evaluate.categories import Categories
+from recsys.evaluate.charts import Line, curves
+from recsys.evaluate.section import Block, Figure, Html, Section, Table
+from recsys.index.item_tree import ItemTree
+from recsys.recipes.tdm_quality import WANTED, BeamQuality
+from recsys.train.config import TrainingResult
+from recsys.types import Rows
+
+TOP_LEVELS: Final = 4
+"""Levels below the root that the picture shows."""
+TITLES: Final = 4
+KINDS: Final = 3
+_STANDS_OUT: Final = 1.5
+"""How many times its share of all items a kind has below a node that is named after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A fit on one tree, and what beams found with it."""
+
+    result: TrainingResult
+    beams: list[BeamQuality]
+
+
+@dataclass(frozen=True, slots=True)
+class TopNode:
+    """A node near the root.
+
+    Attributes:
+        level: depth.
+        items: below it.
+        kinds: categories that have a greater share of its items than of all, the most outstanding first.
+        titles: of the most chosen items below it.
+    """
+
+    level: int
+    items: int
+    kinds: list[str]
+    titles: list[str]
+
+
+def top_of_tree(tree: ItemTree, catalogue: Catalogue, train: Interactions) -> list[TopNode]:
+    """The nodes of the first levels, each followed by those below it."""
+    chosen = np.bincount(train.rows, minlength=len(tree))
+    order = tree.rows[tree.left_to_right()]
+    categories = Categories.of(catalogue)
+    levels = min(TOP_LEVELS, tree.depth - 1)
+    found: list[tuple[int, int, TopNode]] = []
+    for level in range(levels + 1):
+        bounds = _bounds(tree, level)
+        for place, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            rows = order[start:stop]
+            rows = rows[rows >= 0]
+            best = rows[np.argsort(-chosen[rows], kind="stable")[:TITLES]]
+            titles = [catalogue.titles()[row] for row in best]
+            kinds = [] if categories is None else _standing_out(categories, rows)
+            found.append((place << levels - level, level, TopNode(level, len(rows), kinds, titles)))
+    return [node for _, _, node in sorted(found, key=lambda one: one[:2])]
+
+
+def tdm_record(rounds: Sequence[Round], top: Sequence[TopNode]) -> str:
+    """What `tdm_sections` shows, as JSON."""
+    record = {
+        "rounds": [
+            {
+                "epochs": one.result.epochs,
+                "samples_per_s": one.result.samples_per_s,
+                "seconds": one.result.seconds,
+                "curve": [
+                    {"epoch": r.epoch, "loss": r.loss, "seconds": r.seconds, "metrics": dict(r.metrics)}
+                    for r in one.result.curve
+                ],
+                "beams": [asdict(beam) for beam in one.beams],
+            }
+            for one in rounds
+        ],
+        "top": [asdict(node) for node in top],
+    }
+    return json.dumps(record, indent=1) + "\n"
+
+
+def tdm_sections(record: Mapping[str, Any]) -> list[Section]:
+    """Sections from a component's `training.json`."""
+    rounds = record["rounds"]
+    intro = (
+        f"{len(rounds)} rounds of training, at {rounds[-1]['samples_per_s']:,.0f} targets a second; after each but the "
+        "last the tree was learned anew. A beam keeps the best nodes of every level; one as wide as the tree is brute "
+        "force with the same scorer, which recall and regret compare the narrower ones with."
+    )
+    blocks: list[Block] = [_round_table(rounds), *_curve(rounds)]
+    if rounds[-1]["beams"]:
+        blocks += _beams(rounds[-1]["beams"])
+    return [Section("TDM", intro, [*blocks, _picture(record["top"])])]
+
+
+def _bounds(tree: ItemTree, level: int) -> list[int]:
+    """Where, from left to right, the leaves below each node of a level begin and end."""
+    slots = np.ones(tree.slots, np.int64)
+    counts = tree.bottom_up(slots, np.add)
+    nodes = tree.level(level)
+    return [0, *np.cumsum(counts[nodes.start : nodes.stop]).tolist()]
+
+
+def _standing_out(categories: Categories, rows: Rows) -> list[str]:
+    """Categories by how much more of their share is among these items than among all."""
+    if not len(rows):
+        return []
+    everywhere = np.asarray(categories.shares.mean(axis=0)).ravel()
+    here = np.asarray(categories.shares[rows].mean(axis=0)).ravel()
+    more = here - everywhere
+    best = [at for at in np.argsort(-more) if here[at] >= _STANDS_OUT * everywhere[at]]
+    return [categories.names[at] for at in best[:KINDS]]
+
+
+def _round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """What each tree came to: the last validation, and beams of it."""
+    beams = [beam["beam"] for beam in rounds[0]["beams"]]
+    columns = ["round", "epochs", "seconds", "validation HR@10, all leaves"]
+    columns += [f"HR@10, beam {beam}" for beam in beams]
+    rows = []
+    for number, one in enumerate(rounds, start=1):
+        best = next((point for point in one["curve"] if point["epoch"] == one["epochs"]), None)
+        validated = None if best is None else best["metrics"].get("hr@10")
+        rows.append([number, one["epochs"], round(one["seconds"]), validated, *(b["hit_rate"] for b in one["beams"])])
+    return Table(columns, rows, "The rounds; the beams on a sample of the validation set, the widest is brute force.")
+
+
+def _curve(rounds: Sequence[Mapping[str, Any]]) -> list[Block]:
+    points = [(number, point) for number, one in enumerate(rounds, start=1) for point in one["curve"]]
+    validated = [(number, point) for number, point in points if point["metrics"]]
+    names = sorted(validated[0][1]["metrics"]) if validated else []
+    rows = [
+        [number, point["epoch"], round(point["seconds"]), point["loss"], *(point["metrics"].get(n) for n in names)]
+        for number, point in points
+    ]
+    return [Table(["round", "epoch", "seconds", "loss", *names], rows, "Mean loss and validation by brute force.")]
+
+
+def _beams(beams: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Recall and regret by beam, as a table and a chart."""
+    lengths = [str(k) for k in WANTED]
+    columns = ["beam", *(f"recall@{k}" for k in lengths), *(f"regret@{k}" for k in lengths)]
+    columns += ["HR@10", "nodes scored", "µs"]
+    rows = [
+        [
+            beam["beam"],
+            *(beam["recall"].get(k) for k in lengths),
+            *(beam["regret"].get(k) for k in lengths),
+            beam["hit_rate"],
+            round(beam["nodes_scored"]),
+            round(beam["micros"]),
+        ]
+        for beam in beams
+    ]
+    caption = "Against every leaf scored; regret is in units of the score; µs are the median of one core."
+    table = Table(columns, rows, caption)
+    if len(beams) < 2:
+        return [table]
+    lines = [
+        Line(f"recall@{k}", [beam["recall"].get(k) for beam in beams], f"line-{place}")
+        for place, k in enumerate(lengths)
+    ]
+    widths = [float(beam["beam"]) for beam in beams]
+    drawn = curves(widths, lines, "What a beam finds", "recall over beam width", x_label="nodes kept a level")
+    return [Figure(drawn, "Share of the best leaves that a beam finds."), table]
+
+
+def _picture(top: Sequence[Mapping[str, Any]]) -> Html:
+    """The first levels of the tree, indented: what stands out below a node, and what is chosen most."""
+    lines = []
+    for node in top:
+        kinds = ", ".join(node["kinds"]) or "of all kinds"
+        titles = " · ".join(node["titles"])
+        lines.append(
+            f'<li style="margin-left:{1.4 * node["level"]:.1f}em"><strong>{escape(kinds)}</strong> '
+            f"<small>{node['items']:,} items: {escape(titles)}</small></li>"
+        )
+    return Html(
+        "<h3>The top of the tree</h3><p>Below each node: kinds of items that it has more of than the catalogue has, "
+        f'and those chosen most.</p><ul class="plain">{"".join(lines)}</ul>'
+    )

@@ -1,0 +1,120 @@
+"""The TDM recipe end to end: what it leaves serves what torch computes, over a tree that holds every item once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.bundle.component import read_component
+from recsys.errors import ConfigError
+from recsys.index.item_tree import ItemTree
+from recsys.recipes.tdm import TdmConfig, TdmRecipe, first_tree
+from recsys.retrieval.tree_channel import TreeChannel
+from recsys.testing.planted import Planted
+from recsys.testing.planted_view import planted_view
+from recsys.train.progress import QuietProgress
+from recsys.train.view import TrainView
+
+WORLD = Planted(users=150, items=50, clusters=3, mean_length=12)
+CONFIG = TdmConfig(dim=8, blocks=1, heads=1, history="recency", max_epochs=8, batch_users=16, lr=1e-2, dropout=0.0)
+
+Fitted = tuple[Path, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory) -> TrainView:
+    return planted_view(tmp_path_factory.mktemp("planted") / "data", WORLD)
+
+
+@pytest.fixture(scope="module", params=["clusters", "likelihood", "beam"])
+def fitted(request: pytest.FixtureRequest, view: TrainView, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    setting = {"loss": "beam", "training_beam": 6} if request.param == "beam" else {"relearning": request.param}
+    return fit(view, tmp_path_factory.mktemp(request.param), **setting)
+
+
+def fit(view: TrainView, folder: Path, **settings: object) -> Fitted:
+    out, scratch = folder / "out", folder / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    config = TdmConfig.model_validate(CONFIG.model_dump() | settings)
+    return out, TdmRecipe().fit(config, view, {}, out, QuietProgress(scratch))
+
+
+def opened(out: Path, view: TrainView) -> TreeChannel:
+    directory = out / "components" / "tdm"
+    return TreeChannel.open("tdm", directory, read_component(directory).options, view.catalogue, view.encoder)
+
+
+def hit_rate(channel: TreeChannel, view: TrainView, k: int = 10) -> float:
+    assert view.validation is not None
+    found = channel.recall(view.validation.users(0, len(view.validation), view.user_frame), k)
+    return float(np.mean([target in found.of(u)[0] for u, target in enumerate(view.validation.target)]))
+
+
+def test_it_finds_what_was_planted_and_says_so(view: TrainView, fitted: Fitted) -> None:
+    out, metrics = fitted
+    served = hit_rate(opened(out, view), view)
+    assert served > 1.5 * 10 / WORLD.items
+    assert served == pytest.approx(metrics["validation_hr@10"], abs=1e-9)  # the default beam sees every leaf here
+
+
+def test_every_item_has_a_leaf_after_the_tree_was_learned_anew(view: TrainView, fitted: Fitted) -> None:
+    tree = ItemTree.open(fitted[0] / "components" / "tdm" / "tree")
+    assert sorted(tree.rows[tree.rows >= 0].tolist()) == list(range(WORLD.items))
+
+
+def test_a_narrow_beam_finds_most_of_what_all_leaves_would_give(view: TrainView, fitted: Fitted) -> None:
+    record = json.loads((fitted[0] / "components" / "tdm" / "training.json").read_text())
+    assert [len(one["curve"]) <= 4 for one in record["rounds"]] == [True, True]
+    *narrow, exact = record["rounds"][-1]["beams"]
+    assert exact["recall"]["10"] == 1.0
+    assert exact["regret"]["10"] == 0.0
+    assert narrow[0]["beam"] == 10
+    assert narrow[0]["recall"]["10"] > 1.5 * 10 / WORLD.items
+    assert narrow[0]["nodes_scored"] <= 2 * 10 * 6
+
+
+def test_like_items_lie_below_one_node(view: TrainView, tmp_path: Path) -> None:
+    """Of the planted clusters, of which the first tree at random knows nothing."""
+    out, _ = fit(view, tmp_path, tree="random", item_fields="none")
+    tree = ItemTree.open(out / "components" / "tdm" / "tree")
+    pairs = tree.rows[tree.left_to_right()]
+    pairs = pairs[pairs >= 0]
+    alike = float(np.mean(pairs[1:] % WORLD.clusters == pairs[:-1] % WORLD.clusters))
+    assert alike > 0.6  # a third by chance
+
+
+def test_the_first_tree_follows_the_categories(view: TrainView) -> None:
+    tree = first_tree(CONFIG, view)
+    order = tree.rows[tree.left_to_right()]
+    clusters = order[order >= 0] % WORLD.clusters
+    assert np.count_nonzero(clusters[1:] != clusters[:-1]) == WORLD.clusters - 1
+
+
+def test_a_refit_takes_the_epochs_of_every_round_from_its_twin(view: TrainView, tmp_path: Path) -> None:
+    chosen = {"epochs_of_round_1": 1.0, "epochs_of_round_2": 2.0}
+    out, metrics = fit(replace(view, validation=None, chosen=chosen), tmp_path)
+    record = json.loads((out / "components" / "tdm" / "training.json").read_text())
+    assert [len(one["curve"]) for one in record["rounds"]] == [1, 2]
+    assert {name: metrics[name] for name in chosen} == chosen
+
+
+def test_the_report_shows_rounds_beams_and_the_top_of_the_tree(fitted: Fitted) -> None:
+    (section,) = TdmRecipe().sections(fitted[0] / "components" / "tdm", {})
+    assert section.title == "TDM"
+    assert "2 rounds" in section.intro
+    assert "cluster" in str(section.blocks[-1])
+
+
+def test_a_component_of_another_kind_has_no_section(tmp_path: Path) -> None:
+    assert TdmRecipe().sections(tmp_path, {}) == []
+
+
+def test_a_catalogue_of_one_item_is_refused(tmp_path: Path) -> None:
+    view = planted_view(tmp_path / "data", Planted(users=20, items=1, clusters=1, mean_length=1))
+    with pytest.raises(ConfigError, match="two items at least"):
+        fit(view, tmp_path)
