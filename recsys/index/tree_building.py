@@ -119,7 +119,7 @@ def vacant_slots_near(tree: ItemTree, node_vectors: Floats, vectors: Floats) -> 
     Args:
         tree: with at least M vacancies.
         node_vectors: (2S-1, d) of the nodes; may be memory-mapped.
-        vectors: (M, d) of the new items, in the nodes' space.
+        vectors: (M, d) of the new items, as a user's would be: where nodes have a bias, the last entry is 1.
 
     Raises:
         PreconditionError: for more items than vacancies.
