@@ -7,19 +7,22 @@ behaviours still to come,
     A = W (E ∘ G) / W E
 
 is two products instead of a tensor (prefixes, behaviours, nodes). W is a band, `attended` wide, and only its blocks
-are multiplied. Losses take their gradient on the way forward, sequence by sequence, so that no more than a sequence's
-scores are ever held, in the processor's cache.
+are multiplied. E and G of columns that sequences share are made once for each node that behaviours of the batch enter
+as. Losses take their gradient on the way forward, sequence by sequence, so that no more than a sequence's scores are
+ever held, in the processor's cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
+
+from recsys.models.behaviour_pairs import BehaviourPairs, LevelTable
 
 Slope: TypeAlias = Callable[[Tensor, int], Tensor]
 """Scores (T, M) of the nodes asked of sequence b, after its T prefixes → their summed loss; leaves its gradient in
@@ -27,6 +30,8 @@ place of the scores."""
 
 _TINY = 1e-20
 """The weight of no behaviour at all, instead of 0."""
+_REPEATED = 1.5
+"""Behaviours that must enter as one node on average for pairs to be made once a node, not once a behaviour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,28 +76,12 @@ class LevelNodes:
     Attributes:
         columns: by sequence, (M_b,) the nodes that its prefixes score.
         history: (B, L) ancestors of the behaviours, -1 = none.
+        shared: how many columns, each sequence's last ones, are the same for all.
     """
 
     columns: Sequence[Tensor]
     history: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class LevelTable:
-    """Vectors of the nodes of one level that a batch meets.
-
-    Attributes:
-        vectors: (Q, d_out), by what a user's vector is multiplied.
-        keys, values: (Q, d), K h and V h of each as a behaviour.
-    """
-
-    vectors: Tensor
-    keys: Tensor
-    values: Tensor
-
-    def scaled(self, times: Tensor) -> LevelTable:
-        """The same with what attention adds multiplied, as users' vectors are that are over a temperature."""
-        return replace(self, values=self.values * times)
+    shared: int = 0
 
 
 def level_loss(
@@ -120,9 +109,34 @@ def level_scores(
     users: Tensor, table: LevelTable, factors: Tensor, prefixes: Prefixes, nodes: LevelNodes, cap: float
 ) -> Iterator[tuple[int, Tensor]]:
     """Each sequence that is asked anything, and the scores (T, M_b) after its prefixes; arguments as `level_loss`."""
+    common = _common(table, prefixes, nodes, cap)
     for b, rows in prefixes.slices():
-        part = _Part(users, table, factors, prefixes, nodes, cap, b, rows)
-        yield b, part.scores()
+        yield b, _Part(users, table, factors, prefixes, nodes, cap, common, b, rows).scores()
+
+
+class _Common:
+    """The pairs of shared columns and of all nodes that behaviours enter as, and the gradient gathered for them.
+
+    Attributes:
+        place: (B, L) where each behaviour is among the pairs.
+        grad: as the pairs' parts.
+    """
+
+    def __init__(self, table: LevelTable, behaviours: Tensor, place: Tensor, columns: Tensor, cap: float) -> None:
+        self.pairs = BehaviourPairs(table, behaviours, columns, cap)
+        self.place = place
+        self.grad = torch.zeros_like(self.pairs.parts)
+
+
+def _common(table: LevelTable, prefixes: Prefixes, nodes: LevelNodes, cap: float) -> _Common | None:
+    """None where hardly any two behaviours enter as one node: then it is no gain."""
+    if not nodes.shared or not len(prefixes):
+        return None
+    behaviours, place = torch.unique(nodes.history, return_inverse=True)
+    looked_at = sum(int(prefixes.length[rows.stop - 1]) for _, rows in prefixes.slices())
+    if _REPEATED * len(behaviours) > looked_at:
+        return None
+    return _Common(table, behaviours, place, nodes.columns[0][-nodes.shared :], cap)
 
 
 class _Part:
@@ -136,59 +150,57 @@ class _Part:
         prefixes: Prefixes,
         nodes: LevelNodes,
         cap: float,
+        common: _Common | None,
         b: int,
         rows: slice,
     ) -> None:
-        self.columns, self.rows, self.cap = nodes.columns[b], rows, cap
+        self.columns, self.rows, self.bands = nodes.columns[b], rows, prefixes.bands[b]
         self.lengths = prefixes.length[rows]
-        history = nodes.history[b, : int(self.lengths[-1])]
-        absent = history < 0
-        self.absent = absent if absent.any() else None
-        self.history = history.clamp(min=0)
-        self.bands = prefixes.bands[b]
         self.factors = factors[self.lengths]
         self.users, self.nodes = users[rows], table.vectors[self.columns]
-        self.keys, self.values = table.keys[self.history], table.values[self.history]
+        length = int(self.lengths[-1])
+        self.common, own = common, len(self.columns) - (nodes.shared if common is not None else 0)
+        self.own = BehaviourPairs(table, nodes.history[b, :length], self.columns[:own], cap) if own else None
+        self.blocks = [] if self.own is None else [(slice(0, own), self.own.parts)]
+        if common is not None:
+            self.place = common.place[b, :length]
+            self.blocks.append((slice(own, None), common.pairs.parts[self.place]))
+        self.sums: list[Tensor] = []
 
     def scores(self) -> Tensor:
         """(T, M)."""
-        bare = self.nodes[:, : self.keys.shape[1]]
-        self.curve = (self.keys @ bare.T).div_(self.cap).tanh_()
-        self.gains = self.values @ bare.T
-        self.parts = self.gains.new_empty(len(self.gains), 2, len(bare))
-        self.shares = torch.mul(self.curve, self.cap, out=self.parts[:, 1]).exp_()
-        if self.absent is not None:
-            self.shares[self.absent] = 0.0
-        torch.mul(self.shares, self.gains, out=self.parts[:, 0])
-        self.sums = self.users.new_zeros(len(self.users), 2, len(bare))
-        flat, sums = self.parts.flatten(1), self.sums.flatten(1)
-        for here, of in self.bands:
-            torch.mm(self.factors[here, of], flat[of], out=sums[here])
-        self.sums[:, 1].clamp_(min=_TINY)
-        self.attention = self.sums[:, 0] / self.sums[:, 1]
+        self.attention = self.users.new_empty(len(self.users), len(self.columns))
+        for columns, parts in self.blocks:
+            sums = self.users.new_zeros(len(self.users), *parts.shape[1:])
+            for here, of in self.bands:
+                torch.mm(self.factors[here, of], parts[of].flatten(1), out=sums[here].flatten(1))
+            sums[:, 1].clamp_(min=_TINY)
+            torch.div(sums[:, 0], sums[:, 1], out=self.attention[:, columns])
+            self.sums.append(sums)
         return torch.addmm(self.attention, self.users, self.nodes.T)
 
     def add_gradient(self, slope: Tensor, users: Tensor, grads: LevelTable, factors: Tensor) -> None:
         """Adds what a slope of the scores (T, M) is of everything they were made of."""
-        bare = self.nodes[:, : self.keys.shape[1]]
         torch.mm(slope, self.nodes, out=users[self.rows])
-        nodes = slope.T @ self.users
-        torch.div(slope, self.sums[:, 1], out=self.sums[:, 0])
-        torch.mul(self.sums[:, 0], self.attention, out=self.sums[:, 1]).neg_()
-        flat, sums = self.parts.flatten(1), self.sums.flatten(1)
-        parts = torch.zeros_like(self.parts)
+        grads.vectors.index_add_(0, self.columns, slope.T @ self.users)
         of_factors = torch.zeros_like(self.factors)
-        for here, of in self.bands:
-            torch.mm(sums[here], flat[of].T, out=of_factors[here, of])
-            parts.flatten(1)[of].addmm_(self.factors[here, of].T, sums[here])
+        of_parts = [self._slope_of_parts(slope, block, of_factors) for block in range(len(self.blocks))]
         factors.index_add_(0, self.lengths, of_factors)
-        of_gains = parts[:, 0] * self.shares
-        of_scores = parts[:, 1].mul_(self.shares).addcmul_(of_gains, self.gains)
-        of_scores.addcmul_(of_scores, self.curve.square_(), value=-1.0)
-        nodes[:, : bare.shape[1]].addmm_(of_scores.T, self.keys).addmm_(of_gains.T, self.values)
-        grads.vectors.index_add_(0, self.columns, nodes)
-        grads.keys.index_add_(0, self.history, of_scores @ bare)
-        grads.values.index_add_(0, self.history, of_gains @ bare)
+        if self.common is not None:
+            self.common.grad.index_add_(0, self.place, of_parts.pop())
+        if self.own is not None:
+            self.own.add_gradient(of_parts.pop(), grads)
+
+    def _slope_of_parts(self, slope: Tensor, block: int, factors: Tensor) -> Tensor:
+        """(n, 2, m) of a block's parts; adds to that of the factors (T, L)."""
+        (columns, parts), sums = self.blocks[block], self.sums[block]
+        torch.div(slope[:, columns], sums[:, 1], out=sums[:, 0])
+        torch.mul(sums[:, 0], self.attention[:, columns], out=sums[:, 1]).neg_()
+        found = torch.zeros_like(parts)
+        for here, of in self.bands:
+            factors[here, of].addmm_(sums[here].flatten(1), parts[of].flatten(1).T)
+            found[of].flatten(1).addmm_(self.factors[here, of].T, sums[here].flatten(1))
+        return found
 
 
 class _LevelLoss(torch.autograd.Function):
@@ -212,11 +224,14 @@ class _LevelLoss(torch.autograd.Function):
             grads = [torch.zeros_like(tensor) for tensor in given]
             of_table = LevelTable(*grads[1:4])
             total = given[0].new_zeros(())
+            common = _common(table, prefixes, nodes, cap)
             for b, rows in prefixes.slices():
-                part = _Part(given[0], table, given[4], prefixes, nodes, cap, b, rows)
+                part = _Part(given[0], table, given[4], prefixes, nodes, cap, common, b, rows)
                 scores = part.scores()
                 total += slope(scores, b)
                 part.add_gradient(scores, grads[0], of_table, grads[4])
+            if common is not None:
+                common.pairs.add_gradient(common.grad, of_table)
         ctx.save_for_backward(*(grad.to(kind) for grad, kind in zip(grads, kinds, strict=True)))
         return total
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.index.item_tree import ItemTree
+from recsys.models.behaviour_pairs import LevelTable
 from recsys.models.layers.node_attention import NodeAttention
-from recsys.models.prefix_scores import LevelTable
 from recsys.models.tree_nodes import TreeNodes
 from recsys.models.two_tower import TwoTower
 

@@ -47,7 +47,7 @@ def whole_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor) -
     """
     nodes = tree.at_level(level)
     columns = torch.arange(len(nodes), device=nodes.device)
-    asked = LevelNodes([columns] * len(history), _places(nodes, tree.ancestors(history, level)))
+    asked = LevelNodes([columns] * len(history), _places(nodes, tree.ancestors(history, level)), len(nodes))
     return DrawnLevel(nodes, asked, _places(nodes, tree.ancestors(targets, level)))
 
 
@@ -88,7 +88,8 @@ def sampled_level(
     columns = [torch.cat([mine, _places(nodes, shared)]) for mine in by_sequence]
     weights = [F.pad(weight, (len(mine), 0)) for mine, weight in zip(by_sequence, log_weight, strict=True)]
     positive_column = column - (counts.cumsum(0) - counts)[prefixes.sequence]
-    return DrawnLevel(nodes, LevelNodes(columns, _places(nodes, behaviours)), positive_column, weights)
+    asked = LevelNodes(columns, _places(nodes, behaviours), len(shared))
+    return DrawnLevel(nodes, asked, positive_column, weights)
 
 
 def _log_weights(own: Tensor, counts: Tensor, popular: Tensor, drawn: Tensor, width: int) -> Tensor:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.models import prefix_scores
+from recsys.models.behaviour_pairs import LevelTable
 from recsys.models.layers.node_attention import NodeAttention
 from recsys.models.losses.level_loss import CandidateLoss, LevelSoftmax
-from recsys.models.prefix_scores import LevelNodes, LevelTable, Prefixes, level_loss, level_scores
+from recsys.models.prefix_scores import LevelNodes, Prefixes, level_loss, level_scores
 
 NODES, DIM, ATTENDED, LENGTH = 9, 6, 4, 11
 
@@ -81,6 +83,24 @@ def test_all_prefixes_at_once_score_what_each_scores_alone() -> None:
         assert torch.allclose(scores, expected, atol=1e-12)
         rows += len(scores)
     assert rows == len(one_by_one) == len(world.prefixes)
+
+
+@pytest.mark.parametrize("repeated", [0.0, 1e9])
+def test_columns_that_all_share_score_the_same_made_once_or_for_each(
+    repeated: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix_scores, "_REPEATED", repeated)
+    world = World()
+    shared = torch.tensor([3, 6])
+    columns = [torch.cat([own, shared]) for own in world.nodes.columns]
+    world.nodes = LevelNodes(columns, world.nodes.history, shared=2)
+    positive = torch.zeros(len(world.prefixes), dtype=torch.long)
+    one_by_one = list(world.scores_one_by_one())
+    expected = torch.stack([F.cross_entropy(scores[None], positive[:1]) for scores in one_by_one]).sum()
+    same_gradients(world, together(world, LevelSoftmax(world.prefixes.bounds, positive)), expected)
+    found = level_scores(world.users, world.table(), world.factors(), world.prefixes, world.nodes, 1.5)
+    for row, scores in zip(one_by_one, [row for _, block in found for row in block], strict=True):
+        assert torch.allclose(scores, row, atol=1e-12)
 
 
 @pytest.mark.parametrize("attended", [1, 3, 40])

@@ -20,7 +20,8 @@ _DECAY = 0.05
 class NodeAttention(nn.Module):
     """The maps K and V, and how much an age counts.
 
-    Both maps start as the identity: a node attends to behaviours like itself, and is worth its likeness to them.
+    Both maps start as the identity, V twice that: a node attends to behaviours like itself, and is worth its likeness
+    to them. (On ML-100K V at 0.2, 1 and 2 gave an NDCG@10 of .066, .071 and .073 after four epochs.)
 
     Args:
         dim: width d.
@@ -32,7 +33,7 @@ class NodeAttention(nn.Module):
         super().__init__()
         self.cap = cap
         self.key = nn.Parameter(torch.eye(dim))
-        self.value = nn.Parameter(torch.eye(dim))
+        self.value = nn.Parameter(2.0 * torch.eye(dim))
         self.age_weight = nn.Parameter(-_DECAY * torch.arange(attended))
 
     @property
