@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 
-def best_nodes(nodes: Tensor, scores: Tensor, width: int) -> Tensor:
-    """(R, min(width, C)) the nodes (R, C) with the highest scores, best first; -1 where there are no more."""
-    best, place = scores.masked_fill(nodes < 0, -torch.inf).topk(min(width, nodes.shape[1]), dim=1)
+def best_nodes(nodes: Tensor, scores: Tensor, width: int, *, ordered: bool = True) -> Tensor:
+    """(R, min(width, C)) the nodes (R, C) with the highest scores; -1 where there are no more.
+
+    Best first, or (in half the time) in any order.
+    """
+    known = scores.masked_fill(nodes < 0, -torch.inf)
+    best, place = known.topk(min(width, nodes.shape[1]), dim=1, sorted=ordered)
     return nodes.gather(1, place).masked_fill_(best == -torch.inf, -1)
 
 

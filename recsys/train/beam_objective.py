@@ -95,7 +95,8 @@ class BeamObjective:
                 rows = slice(prefixes.bounds[b], prefixes.bounds[b + 1])
                 scores[rows] = F.pad(part, (0, 1), value=-torch.inf).gather(1, asked.places[rows])
             found.append(_Searched(asked, scores, leaves=level == tree.depth))
-            candidates = children(best_nodes(candidates, scores[:, :-2], self.beam), tree.inner, tree.alive)
+            kept = best_nodes(candidates, scores[:, :-2], self.beam, ordered=False)
+            candidates = children(kept, tree.inner, tree.alive)
         return found
 
     def _slope(self, at: _Searched, won: Tensor, prefixes: Prefixes) -> CandidateLoss:

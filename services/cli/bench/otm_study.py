@@ -129,7 +129,9 @@ def beam_levels(scores: Tensor, slots: int, beam: int) -> list[Tensor]:
     for _ in range(slots.bit_length() - 1):
         nodes = children(kept, slots - 1)
         found.append(nodes)
-        kept = nodes if nodes.shape[1] <= beam else best_nodes(nodes, scores.gather(1, nodes), beam)
+        kept = nodes
+        if nodes.shape[1] > beam:
+            kept = best_nodes(nodes, scores.gather(1, nodes), beam, ordered=False)
     return found
 
 
