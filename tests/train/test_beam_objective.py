@@ -96,6 +96,16 @@ def test_the_loss_is_that_of_each_prefixs_beam_alone(beam: int, exclude: bool) -
         assert torch.allclose(ours, theirs, atol=2e-5), name
 
 
+@pytest.mark.parametrize("length", [0, LENGTH])
+def test_a_batch_without_targets_or_without_behaviours_has_a_loss_too(length: int) -> None:
+    tdm = model(ITEMS)
+    history, nothing = torch.zeros(2, length, dtype=torch.long), torch.full((2, length + 1), -1)
+    objective = BeamObjective(tdm, beam=2, exclude_history=True)
+    assert objective(SequenceBatch(history, nothing)) == 0.0
+    only_first = torch.cat([torch.tensor([[3], [5]]), nothing[:, 1:]], dim=1)
+    assert torch.isfinite(objective(SequenceBatch(history, only_first, samples=2)))
+
+
 def test_leaves_that_end_early_meet_the_others_in_the_last_level() -> None:
     tdm, given = model(ITEMS), batch()
     prefixes = Prefixes.of(given.targets >= 0, 4)

@@ -164,3 +164,19 @@ def test_only_levels_from_the_first_on_are_trained() -> None:
     assert gradient is not None
     assert not gradient[:7].any()
     assert gradient[7:15].abs().sum(dim=1).all()
+
+
+@pytest.mark.parametrize("columns", [40, 3])
+@pytest.mark.parametrize("length", [0, LENGTH])
+def test_a_batch_without_targets_or_without_behaviours_has_a_loss_too(length: int, columns: int) -> None:
+    """A worker's share of a small batch; sequences of a single item."""
+    tdm = model(history="attention+recency")
+    history, first = torch.zeros(2, length, dtype=torch.long), torch.tensor([[3], [5]])
+    nothing = torch.full((2, length + 1), -1)
+    objective = TreeObjective(tdm, columns, columns, exclude_history=True)
+    assert objective(SequenceBatch(history, nothing)) == 0.0
+    only_first = torch.cat([first, nothing[:, 1:]], dim=1)
+    loss = objective(SequenceBatch(history, only_first, samples=2))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in tdm.parameters() if p.grad is not None)
