@@ -40,7 +40,8 @@ def bench_serve(
     items: int = typer.Option(1_000_000, min=100, help="Items of the synthetic bundle."),
     dim: int = typer.Option(64, min=4, help="Width of its vectors."),
     tower: str = typer.Option(
-        "mean", help="Its user towers, separated by commas: mean or attention, mind; both: attention,mind."
+        "mean",
+        help="Its user towers, separated by commas: mean or attention (with recency), mind; both: attention,mind.",
     ),
     channels: str = typer.Option("", help="Channels to ask, separated by commas; default: those over user towers."),
     k: int = typer.Option(100, help="Items an answer."),

@@ -229,7 +229,7 @@ def _two_tower(shape: SyntheticShape, tower: Tower, world: _World, index: Tensor
         item_codes=world.item_codes,
         user_fields=world.user_fields,
         dim=shape.dim,
-        history="mean" if tower == "mean" else "attention",
+        history="mean" if tower == "mean" else "attention+recency",
         history_length=HISTORY_LENGTH,
         similarity="cosine",
     )
