@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from recsys.models.prefix_scores import LevelNodes, Prefixes
 from recsys.models.tree_nodes import TreeNodes
 
-_NEVER: Final = -1e9
-"""The log of how many nodes a column stands for that stands for none."""
 _DENSE: Final = 8
 """A level this many times as wide as a sample is drawn from at random, rather than permuted."""
 
@@ -26,14 +23,14 @@ class DrawnLevel:
     Attributes:
         nodes: (Q,) all that the batch meets, ascending.
         asked: columns of each sequence and ancestors of its behaviours, as places in `nodes`.
-        positive: (R,) the ancestor of each row's target, as one of its sequence's columns.
-        log_weight: by sequence, (M_b,) logarithm of how many nodes a column stands for; None = each for itself.
+        positive: (R,) the ancestor of each row's target, as a column.
+        log_weight: (M,) logarithm of how many nodes a column stands for; None = each for itself.
     """
 
     nodes: Tensor
     asked: LevelNodes
     positive: Tensor
-    log_weight: Sequence[Tensor] | None = None
+    log_weight: Tensor | None = None
 
 
 def whole_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor) -> DrawnLevel:
@@ -51,60 +48,32 @@ def whole_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor) -
     return DrawnLevel(nodes, asked, _places(nodes, tree.ancestors(targets, level)))
 
 
-def sampled_level(
-    tree: TreeNodes, level: int, targets: Tensor, history: Tensor, prefixes: Prefixes, in_batch: int, uniform: int
-) -> DrawnLevel:
+def sampled_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor, uniform: int) -> DrawnLevel:
     """A sample of a level by strata, whose weighted sum over columns has the expectation of that over the level.
 
-    A sequence is told from the ancestors of its own targets and from `in_batch` of those of all targets, each counted
-    once, as in the whole level; and from `uniform` nodes drawn evenly without putting back, which stand for all nodes
-    that are none of the former. So each row's positive is a column, once, whatever was drawn; no other column is an
-    ancestor of its target; and what scores high (what the same user chose, what is popular) is counted exactly.
+    Every sequence is told from the ancestors of all targets, each counted once, as in the whole level; and from
+    `uniform` nodes drawn evenly without putting back, which stand for all that are no target's ancestors. So each
+    row's positive is a column, once, whatever was drawn; no other column is an ancestor of its target; and what scores
+    high (what the same user chose, what is popular) is mostly counted exactly.
 
     Args:
         tree: whose.
         level: which.
         targets: (R,) leaves of the targets.
         history: (B, L) leaves of the behaviours, -1 = none.
-        prefixes: whose targets they are.
-        in_batch: targets' ancestors that all sequences are told from, at most.
         uniform: nodes drawn evenly, at most.
     """
     live = tree.at_level(level)
-    width = len(live)
-    positive = _places(live, tree.ancestors(targets, level))
-    own, column = torch.unique(prefixes.sequence * width + positive, return_inverse=True)
-    counts = torch.bincount(own // width, minlength=len(history))
-    popular = torch.unique(positive)
-    popular = popular[torch.randperm(len(popular), device=popular.device)[:in_batch]]
-    drawn = _drawn(width, uniform, live.device)
-    drawn = drawn[~torch.isin(drawn, popular)]
-    log_weight = _log_weights(own, counts, popular, drawn, width)
-
-    own_nodes, shared = live[own % width], live[torch.cat([popular, drawn])]
+    own, positive = torch.unique(tree.ancestors(targets, level), return_inverse=True)
+    drawn = live[_drawn(len(live), uniform, live.device)]
+    drawn = drawn[~torch.isin(drawn, own)]
+    stands_for = (len(live) - len(own)) / max(1, len(drawn))
+    log_weight = torch.cat([torch.zeros(len(own)), torch.full((len(drawn),), math.log(max(1.0, stands_for)))])
     behaviours = tree.ancestors(history, level)
-    nodes = torch.unique(torch.cat([own_nodes, shared, behaviours[behaviours >= 0]]))
-    by_sequence = torch.split(_places(nodes, own_nodes), counts.tolist())
-    columns = [torch.cat([mine, _places(nodes, shared)]) for mine in by_sequence]
-    weights = [F.pad(weight, (len(mine), 0)) for mine, weight in zip(by_sequence, log_weight, strict=True)]
-    positive_column = column - (counts.cumsum(0) - counts)[prefixes.sequence]
-    asked = LevelNodes(columns, _places(nodes, behaviours), len(shared))
-    return DrawnLevel(nodes, asked, positive_column, weights)
-
-
-def _log_weights(own: Tensor, counts: Tensor, popular: Tensor, drawn: Tensor, width: int) -> Tensor:
-    """(B, M) the log of how many nodes the shared columns, popular and drawn, stand for in each sequence.
-
-    Those that a sequence has as its own stand for none there.
-    """
-    sequence = torch.arange(len(counts), device=own.device)[:, None]
-    mine = torch.isin(sequence * width + torch.cat([popular, drawn]), own)
-    of_popular, of_drawn = mine[:, : len(popular)], mine[:, len(popular) :]
-    others = width - counts - len(popular) + of_popular.sum(dim=1)
-    free = (len(drawn) - of_drawn.sum(dim=1)).clamp(min=1)
-    stands_for = torch.ones(mine.shape, device=own.device)
-    stands_for[:, len(popular) :] = (others / free)[:, None]
-    return stands_for.log_().masked_fill_(mine, _NEVER)
+    columns = torch.cat([own, drawn])
+    nodes = torch.unique(torch.cat([columns, behaviours[behaviours >= 0]]))
+    asked = LevelNodes([_places(nodes, columns)] * len(history), _places(nodes, behaviours), len(columns))
+    return DrawnLevel(nodes, asked, positive, log_weight.to(nodes.device))
 
 
 @dataclass(frozen=True, eq=False)

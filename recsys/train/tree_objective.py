@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,14 +26,15 @@ class TreeObjective:
 
     Attributes:
         model: what is trained.
-        in_batch, uniform: columns of a level: ancestors of the batch's targets, and nodes drawn evenly.
+        in_batch: targets whose ancestors are columns together; a batch of more is taken in groups of sequences.
+        uniform: columns drawn evenly besides.
         first_level: the first level trained; a beam never looks at levels narrower than itself.
         leaf_weight: weight of the leaves' level, where any other has 1.
         exclude_history: whether leaves that the user had are no columns, as in answers that exclude them.
     """
 
     model: Tdm
-    in_batch: int = 256
+    in_batch: int = 512
     uniform: int = 256
     first_level: int = 1
     leaf_weight: float = 1.0
@@ -40,28 +42,35 @@ class TreeObjective:
 
     def __call__(self, batch: SequenceBatch) -> Tensor:
         """The mean loss, a scalar."""
-        model, tree = self.model, self.model.tree
+        model = self.model
         batch, targets = in_tree(model, batch.to(model.device))
-        prefixes = Prefixes.of(batch.targets >= 0, model.attention.attended)
-        history = tree.of_rows(batch.history)
-        levels = range(min(self.first_level, tree.depth), tree.depth + 1)
-        drawn = [self._drawn(level, targets, history, prefixes) for level in levels]
-        items = items_of(model, batch, [level.nodes for level in drawn])
+        history = model.tree.of_rows(batch.history)
+        groups = [self._group(*part) for part in _groups(batch, targets, history, self.in_batch, model)]
+        items = items_of(model, batch, [drawn.nodes for group in groups for drawn in group.levels.values()])
         users = users_at_targets(model.users, batch, F.embedding(items.places(batch.history), items.states))
         factors = model.attention.prefix_factors(history.shape[1])
         total = users.new_zeros(())
-        for level, nodes in zip(levels, drawn, strict=True):
-            table = model.table(nodes.nodes, items).scaled(model.users.logit_scale())
-            slope = self._slope(nodes, prefixes, leaves=level == tree.depth)
-            loss = level_loss(users, table, factors, prefixes, nodes.asked, model.attention.cap, slope)
-            total = total + loss * self._weight(level)
-        return total / (max(1, len(prefixes)) * sum(map(self._weight, levels)))
+        for group, mine in zip(groups, torch.split(users, [len(group.prefixes) for group in groups]), strict=True):
+            for level, drawn in group.levels.items():
+                table = model.table(drawn.nodes, items).scaled(model.users.logit_scale())
+                slope = self._slope(drawn, group.prefixes, leaves=level == model.tree.depth)
+                cap = model.attention.cap
+                loss = level_loss(mine, table, factors, group.prefixes, drawn.asked, cap, slope)
+                total = total + loss * self._weight(level)
+        return total / (max(1, len(targets)) * sum(map(self._weight, self._levels())))
 
-    def _drawn(self, level: int, targets: Tensor, history: Tensor, prefixes: Prefixes) -> DrawnLevel:
+    def _levels(self) -> range:
+        depth = self.model.tree.depth
+        return range(min(self.first_level, depth), depth + 1)
+
+    def _group(self, prefixes: Prefixes, targets: Tensor, history: Tensor) -> _Group:
+        return _Group(prefixes, {level: self._drawn(level, targets, history) for level in self._levels()})
+
+    def _drawn(self, level: int, targets: Tensor, history: Tensor) -> DrawnLevel:
         tree = self.model.tree
         if tree.width(level) <= self.in_batch + self.uniform:
             return whole_level(tree, level, targets, history)
-        return sampled_level(tree, level, targets, history, prefixes, self.in_batch, self.uniform)
+        return sampled_level(tree, level, targets, history, self.uniform)
 
     def _slope(self, drawn: DrawnLevel, prefixes: Prefixes, *, leaves: bool) -> LevelSoftmax:
         had = first_had(drawn.nodes, drawn.asked) if leaves and self.exclude_history else None
@@ -69,6 +78,28 @@ class TreeObjective:
 
     def _weight(self, level: int) -> float:
         return self.leaf_weight if level == self.model.tree.depth else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Sequences that are told from the same nodes, and these by level."""
+
+    prefixes: Prefixes
+    levels: dict[int, DrawnLevel]
+
+
+def _groups(
+    batch: SequenceBatch, targets: Tensor, history: Tensor, most: int, model: Tdm
+) -> Iterator[tuple[Prefixes, Tensor, Tensor]]:
+    """Sequences next to each other with at most `most` targets together, or one: prefixes, targets and histories."""
+    asked = batch.targets >= 0
+    start = first = count = 0
+    for stop, more in enumerate(asked.sum(dim=1).tolist()):
+        if count and count + more > most:
+            yield Prefixes.of(asked[start:stop], model.attention.attended), targets[first:][:count], history[start:stop]
+            start, first, count = stop, first + count, 0
+        count += more
+    yield Prefixes.of(asked[start:], model.attention.attended), targets[first:], history[start:]
 
 
 def in_tree(model: Tdm, batch: SequenceBatch) -> tuple[SequenceBatch, Tensor]:

@@ -98,40 +98,37 @@ def test_a_node_above_a_rows_target_is_its_positive_and_no_other_column() -> Non
     for level in range(1, tree.depth + 1):
         for drawn in (
             whole_level(tree, level, targets, history),
-            sampled_level(tree, level, targets, history, prefixes, in_batch=6, uniform=6),
+            sampled_level(tree, level, targets, history, uniform=6),
         ):
             for row, b in enumerate(prefixes.sequence.tolist()):
                 columns = drawn.nodes[drawn.asked.columns[b]]
-                counted = torch.ones(len(columns)) if drawn.log_weight is None else drawn.log_weight[b].exp()
+                counted = torch.ones(len(columns)) if drawn.log_weight is None else drawn.log_weight.exp()
                 above = columns == tree.ancestors(targets[row], level)
                 assert above[drawn.positive[row]]
                 assert counted[drawn.positive[row]] == 1.0
-                assert counted[above].sum() == 1.0
-                assert len(torch.unique(columns[counted > 0])) == (counted > 0).sum()
+                assert above.sum() == 1
+                assert len(torch.unique(columns)) == len(columns)
 
 
 def test_a_sampled_level_sums_to_the_whole_one_on_average() -> None:
     torch.manual_seed(0)
     tree, given = TreeNodes(item_tree()), batch()
-    asked = given.targets >= 0
-    prefixes = Prefixes.of(asked, 5)
-    targets, history = tree.of_rows(given.targets[asked]), tree.of_rows(given.history)
+    targets, history = tree.of_rows(given.targets[given.targets >= 0][:12]), tree.of_rows(given.history)
     worth = torch.rand(2 * ITEMS - 1) ** 4
-    sums = torch.zeros(len(history))
+    found = torch.zeros(())
     draws = 1_500
     for _ in range(draws):
-        drawn = sampled_level(tree, tree.depth, targets, history, prefixes, in_batch=4, uniform=6)
+        drawn = sampled_level(tree, tree.depth, targets, history, uniform=6)
         assert drawn.log_weight is not None
-        for b, (columns, weight) in enumerate(zip(drawn.asked.columns, drawn.log_weight, strict=True)):
-            sums[b] += (weight.exp() * worth[drawn.nodes[columns]]).sum() / draws
-    assert torch.allclose(sums, worth[tree.at_level(tree.depth)].sum().expand(len(sums)), rtol=0.03)
+        found += (drawn.log_weight.exp() * worth[drawn.nodes[drawn.asked.columns[0]]]).sum() / draws
+    assert torch.allclose(found, worth[tree.at_level(tree.depth)].sum(), rtol=0.02)
 
 
 def test_the_mean_gradient_of_samples_is_nearly_that_of_the_whole_levels() -> None:
     tdm, given = model(), batch()
     parameters = [tdm.inner.weight, tdm.attention.value, tdm.users.items.table.weight]  # type: ignore[union-attr]
     whole = torch.autograd.grad(TreeObjective(tdm, in_batch=40, uniform=40)(given), parameters)
-    sample = TreeObjective(tdm, in_batch=8, uniform=24)
+    sample = TreeObjective(tdm, in_batch=10, uniform=20)
     draws = [torch.autograd.grad(sample(given), parameters) for _ in range(100)]
     for full, *sampled in zip(whole, *draws, strict=True):
         mean = torch.stack(sampled).mean(dim=0)

@@ -27,7 +27,7 @@ class LevelSoftmax:
     Attributes:
         bounds: B + 1 places in the rows, one sequence from each to the next.
         positive: (R,) each row's positive, as one of its sequence's columns; that column stands for itself.
-        log_weight: by sequence, (M_b,) logarithm of how many nodes a column stands for; None = each for itself.
+        log_weight: (M,) logarithm of how many nodes a column stands for; None = each for itself.
         had: by sequence, (M_b,) the place of its behaviours where a column first stands; rows whose prefix is longer
             are not told from it. None = all rows are told from all.
         length: (R,) lengths of the prefixes, for `had`.
@@ -35,7 +35,7 @@ class LevelSoftmax:
 
     bounds: Sequence[int]
     positive: Tensor
-    log_weight: Sequence[Tensor] | None = None
+    log_weight: Tensor | None = None
     had: Sequence[Tensor] | None = None
     length: Tensor | None = None
 
@@ -44,7 +44,7 @@ class LevelSoftmax:
         rows = slice(self.bounds[b], self.bounds[b + 1])
         positive = self.positive[rows, None]
         if self.log_weight is not None:
-            scores += self.log_weight[b]
+            scores += self.log_weight
         if self.had is not None and self.length is not None:
             own = scores.gather(1, positive)
             scores.masked_fill_(self.had[b] < self.length[rows, None], _NEVER).scatter_(1, positive, own)
