@@ -67,7 +67,8 @@ class TdmConfig(EncoderConfig):
         loss: "softmax" tells the target's ancestors from the other nodes of each level; "beam" learns from what the
             model's own beam scores (OTM), in the last round, after the softmax in those before.
         training_beam: nodes kept a level by that beam.
-        in_batch_nodes, uniform_nodes: what a level's softmax is over where it is wider than both together.
+        in_batch_nodes, uniform_nodes: what a level's softmax is over where it is wider than both together: the
+            ancestors of at most so many of a step's targets at a time, and nodes drawn evenly for all others.
         leaf_weight: weight of the leaves' level, where any other has 1.
         likelihood_samples: training samples an item that the likelihood is estimated from.
         places: as SequenceConfig has it; fewer by default, as a place costs a softmax a level.
@@ -82,7 +83,7 @@ class TdmConfig(EncoderConfig):
     relearning: Literal["clusters", "likelihood"] = "clusters"
     loss: Literal["softmax", "beam"] = "softmax"
     training_beam: int = Bound(50, ge=1, le=1_000)
-    in_batch_nodes: int = Bound(256, ge=1)
+    in_batch_nodes: int = Bound(512, ge=1)
     uniform_nodes: int = Bound(256, ge=1)
     leaf_weight: float = Bound(1.0, gt=0)
     likelihood_samples: int = Bound(32, ge=1)
