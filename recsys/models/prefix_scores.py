@@ -14,9 +14,11 @@ ever held, in the processor's cache.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from functools import cached_property
+from itertools import groupby
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -30,6 +32,8 @@ place of the scores."""
 
 _TINY = 1e-20
 """The weight of no behaviour at all, instead of 0."""
+_PAIRS_AT_ONCE = 1 << 17
+"""Behaviours times nodes in a slice: their matrices, half a MiB each, stay in the cache."""
 _REPEATED = 1.5
 """Behaviours that must enter as one node on average for pairs to be made once a node, not once a behaviour."""
 
@@ -41,32 +45,59 @@ class Prefixes:
     Attributes:
         sequence, length: (R,) which sequence, and how many of its behaviours.
         bounds: B + 1 places in these, one sequence from each to the next.
-        bands: by sequence, the blocks of W that hold all that is not 0: rows, from the sequence's first, and
-            behaviours.
+        attended: newest behaviours that count.
     """
 
     sequence: Tensor
     length: Tensor
     bounds: Sequence[int]
-    bands: Sequence[Sequence[tuple[slice, slice]]]
+    attended: int
 
     @classmethod
     def of(cls, asked: Tensor, attended: int) -> Prefixes:
-        """From (B, L + 1), whether the prefix of each length is asked for; the newest `attended` behaviours count."""
+        """From (B, L + 1), whether the prefix of each length is asked for."""
         sequence, length = asked.nonzero().unbind(dim=1)
         bounds = [0, *torch.bincount(sequence, minlength=len(asked)).cumsum(0).tolist()]
-        lengths = length.tolist()
-        bands = [_bands(lengths[start:stop], attended) for start, stop in pairwise(bounds)]
-        return cls(sequence, length, bounds, bands)
+        return cls(sequence, length, bounds, attended)
 
     def __len__(self) -> int:
         return len(self.length)
 
-    def slices(self) -> Iterator[tuple[int, slice]]:
-        """Each sequence that has any, and its rows."""
-        for b, (start, stop) in enumerate(pairwise(self.bounds)):
-            if start < stop:
-                yield b, slice(start, stop)
+    @cached_property
+    def alike(self) -> list[tuple[list[int], list[int]]]:
+        """Runs of neighbours, and lengths that each one's are a stretch of; who asks nothing is in none."""
+        runs: list[tuple[list[int], list[int]]] = []
+        for b in range(len(self.bounds) - 1):
+            mine = self.lengths_of(b)
+            if not mine:
+                continue
+            run, longest = runs[-1] if runs else ([], [])
+            known, other = (longest, mine) if len(longest) >= len(mine) else (mine, longest)
+            first = bisect_left(known, other[0]) if other else 0
+            if run and known[first : first + len(other)] == other:
+                runs[-1] = ([*run, b], known)
+            else:
+                runs.append(([b], mine))
+        return runs
+
+    def bands(self, places: Sequence[int]) -> list[tuple[slice, slice]]:
+        """Blocks of the rows of W for prefixes of lengths `places`, ascending, that hold all that is not 0."""
+        bands = []
+        start = 0
+        for _, near in groupby(places, lambda length: length // self.attended):
+            stop = start + len(list(near))
+            bands.append((slice(start, stop), slice(max(0, places[start] - self.attended), places[stop - 1])))
+            start = stop
+        return bands
+
+    def lengths_of(self, b: int) -> list[int]:
+        """Those of one sequence."""
+        return self._lengths[self.bounds[b] : self.bounds[b + 1]]
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        found: list[int] = self.length.tolist()
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +107,12 @@ class LevelNodes:
     Attributes:
         columns: by sequence, (M_b,) the nodes that its prefixes score.
         history: (B, L) ancestors of the behaviours, -1 = none.
-        shared: how many columns, each sequence's last ones, are the same for all.
+        shared: whether the columns are the same for all sequences.
     """
 
     columns: Sequence[Tensor]
     history: Tensor
-    shared: int = 0
+    shared: bool = False
 
 
 def level_loss(
@@ -109,38 +140,23 @@ def level_scores(
     users: Tensor, table: LevelTable, factors: Tensor, prefixes: Prefixes, nodes: LevelNodes, cap: float
 ) -> Iterator[tuple[int, Tensor]]:
     """Each sequence that is asked anything, and the scores (T, M_b) after its prefixes; arguments as `level_loss`."""
-    common = _common(table, prefixes, nodes, cap)
-    for b, rows in prefixes.slices():
-        yield b, _Part(users, table, factors, prefixes, nodes, cap, common, b, rows).scores()
+    level = _Level(users, table, factors, prefixes, nodes, cap)
+    for sequences, lengths in level.slices():
+        part = _Part(level, sequences, lengths)
+        scores = part.scores()
+        for b, here in part.places():
+            yield b, scores[here]
 
 
-class _Common:
-    """The pairs of shared columns and of all nodes that behaviours enter as, and the gradient gathered for them.
+class _Level:
+    """What all slices of a level have in common.
 
     Attributes:
+        pairs: of the shared columns and all nodes that behaviours enter as; None where columns are not shared, or
+            hardly any two behaviours enter as one node, and it is no gain.
         place: (B, L) where each behaviour is among the pairs.
-        grad: as the pairs' parts.
+        grad: gathered for them, as the pairs' parts.
     """
-
-    def __init__(self, table: LevelTable, behaviours: Tensor, place: Tensor, columns: Tensor, cap: float) -> None:
-        self.pairs = BehaviourPairs(table, behaviours, columns, cap)
-        self.place = place
-        self.grad = torch.zeros_like(self.pairs.parts)
-
-
-def _common(table: LevelTable, prefixes: Prefixes, nodes: LevelNodes, cap: float) -> _Common | None:
-    """None where hardly any two behaviours enter as one node: then it is no gain."""
-    if not nodes.shared or not len(prefixes):
-        return None
-    behaviours, place = torch.unique(nodes.history, return_inverse=True)
-    looked_at = sum(int(prefixes.length[rows.stop - 1]) for _, rows in prefixes.slices())
-    if _REPEATED * len(behaviours) > looked_at:
-        return None
-    return _Common(table, behaviours, place, nodes.columns[0][-nodes.shared :], cap)
-
-
-class _Part:
-    """The scores of one sequence, and what its gradient needs of them."""
 
     def __init__(
         self,
@@ -150,57 +166,105 @@ class _Part:
         prefixes: Prefixes,
         nodes: LevelNodes,
         cap: float,
-        common: _Common | None,
-        b: int,
-        rows: slice,
     ) -> None:
-        self.columns, self.rows, self.bands = nodes.columns[b], rows, prefixes.bands[b]
-        self.lengths = prefixes.length[rows]
-        self.factors = factors[self.lengths]
-        self.users, self.nodes = users[rows], table.vectors[self.columns]
-        length = int(self.lengths[-1])
-        self.common, own = common, len(self.columns) - (nodes.shared if common is not None else 0)
-        self.own = BehaviourPairs(table, nodes.history[b, :length], self.columns[:own], cap) if own else None
-        self.blocks = [] if self.own is None else [(slice(0, own), self.own.parts)]
-        if common is not None:
-            self.place = common.place[b, :length]
-            self.blocks.append((slice(own, None), common.pairs.parts[self.place]))
-        self.sums: list[Tensor] = []
+        self.users, self.table, self.factors, self.prefixes, self.nodes = users, table, factors, prefixes, nodes
+        self.cap = cap
+        self.pairs: BehaviourPairs | None = None
+        if nodes.shared and len(prefixes):
+            behaviours, self.place = torch.unique(nodes.history, return_inverse=True)
+            if _REPEATED * len(behaviours) < nodes.history.numel():
+                self.pairs = BehaviourPairs(table, behaviours, nodes.columns[0], cap)
+                self.grad = torch.zeros_like(self.pairs.parts)
+
+    def slices(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Sequences computed together, as many as the cache holds, and lengths that theirs are stretches of."""
+        for run, lengths in self.prefixes.alike:
+            size = max(1, _PAIRS_AT_ONCE // max(1, lengths[-1] * len(self.nodes.columns[run[0]])))
+            size = size if self.nodes.shared else 1
+            for start in range(0, len(run), size):
+                yield run[start : start + size], lengths
+
+    def parts(self, sequences: Sequence[int], length: int) -> tuple[Tensor, BehaviourPairs | None]:
+        """(L, G, 2, M) pairs of the first L behaviours of G sequences, and those made for them alone."""
+        if self.pairs is not None:
+            return self.pairs.parts[self.place[sequences, :length].T], None
+        behaviours = self.nodes.history[sequences, :length].T
+        own = BehaviourPairs(self.table, behaviours.flatten(), self.nodes.columns[sequences[0]], self.cap)
+        return own.parts.view(*behaviours.shape, *own.parts.shape[1:]), own
+
+    def add_gradient(self, grads: LevelTable) -> None:
+        """Adds what was gathered for the pairs of all slices."""
+        if self.pairs is not None:
+            self.pairs.add_gradient(self.grad, grads)
+
+
+class _Part:
+    """The scores of G sequences alike, and what their gradient needs of them: rows are places, then sequences.
+
+    Args:
+        level: of which.
+        sequences: which, neighbours.
+        lengths: of prefixes; each one's are a stretch of them.
+    """
+
+    def __init__(self, level: _Level, sequences: list[int], lengths: list[int]) -> None:
+        self.level, self.sequences = level, sequences
+        prefixes = level.prefixes
+        asked = [prefixes.lengths_of(b) for b in sequences]
+        first, last = min(mine[0] for mine in asked), max(mine[-1] for mine in asked)
+        self.lengths = lengths[bisect_left(lengths, first) : bisect_left(lengths, last) + 1]
+        self.at = torch.tensor(self.lengths, device=level.users.device)
+        self.bands = prefixes.bands(self.lengths)
+        self.factors = level.factors[self.at]
+        self.columns = level.nodes.columns[sequences[0]]
+        self.nodes = level.table.vectors[self.columns]
+        self.users = level.users.new_zeros(len(self.lengths), len(sequences), level.users.shape[1])
+        for b, here in self.places():
+            self.users[here] = level.users[prefixes.bounds[b] : prefixes.bounds[b + 1]]
+        self.parts, self.own = level.parts(sequences, self.lengths[-1])
+        self.ragged = any(len(mine) < len(self.lengths) for mine in asked)
+
+    def places(self) -> Iterator[tuple[int, tuple[slice, int]]]:
+        """Each sequence, and its rows."""
+        for g, b in enumerate(self.sequences):
+            mine = self.level.prefixes.lengths_of(b)
+            first = bisect_left(self.lengths, mine[0])
+            yield b, (slice(first, first + len(mine)), g)
 
     def scores(self) -> Tensor:
-        """(T, M)."""
-        self.attention = self.users.new_empty(len(self.users), len(self.columns))
-        for columns, parts in self.blocks:
-            sums = self.users.new_zeros(len(self.users), *parts.shape[1:])
-            for here, of in self.bands:
-                torch.mm(self.factors[here, of], parts[of].flatten(1), out=sums[here].flatten(1))
-            sums[:, 1].clamp_(min=_TINY)
-            torch.div(sums[:, 0], sums[:, 1], out=self.attention[:, columns])
-            self.sums.append(sums)
-        return torch.addmm(self.attention, self.users, self.nodes.T)
+        """(P, G, M); what is no row of a sequence has some score."""
+        flat = self.parts.flatten(1)
+        sums = flat.new_zeros(len(self.lengths), flat.shape[1])
+        for here, of in self.bands:
+            torch.mm(self.factors[here, of], flat[of], out=sums[here])
+        self.sums = sums.view(*self.users.shape[:2], *self.parts.shape[2:])
+        self.sums[:, :, 1].clamp_(min=_TINY)
+        self.attention = self.sums[:, :, 0] / self.sums[:, :, 1]
+        scores = torch.addmm(self.attention.flatten(0, 1), self.users.flatten(0, 1), self.nodes.T)
+        return scores.view_as(self.attention)
 
     def add_gradient(self, slope: Tensor, users: Tensor, grads: LevelTable, factors: Tensor) -> None:
-        """Adds what a slope of the scores (T, M) is of everything they were made of."""
-        torch.mm(slope, self.nodes, out=users[self.rows])
-        grads.vectors.index_add_(0, self.columns, slope.T @ self.users)
-        of_factors = torch.zeros_like(self.factors)
-        of_parts = [self._slope_of_parts(slope, block, of_factors) for block in range(len(self.blocks))]
-        factors.index_add_(0, self.lengths, of_factors)
-        if self.common is not None:
-            self.common.grad.index_add_(0, self.place, of_parts.pop())
+        """Adds what a slope of the scores (P, G, M) is of everything they were made of; 0 in what is no row."""
+        rows = slope.flatten(0, 1)
+        of_users = (rows @ self.nodes).view_as(self.users)
+        for b, here in self.places():
+            bounds = self.level.prefixes.bounds
+            users[bounds[b] : bounds[b + 1]] = of_users[here]
+        grads.vectors.index_add_(0, self.columns, rows.T @ self.users.flatten(0, 1))
+        torch.div(slope, self.sums[:, :, 1], out=self.sums[:, :, 0])
+        torch.mul(self.sums[:, :, 0], self.attention, out=self.sums[:, :, 1]).neg_()
+        flat, sums = self.parts.flatten(1), self.sums.flatten(1)
+        of_factors, of_parts = torch.zeros_like(self.factors), torch.zeros_like(flat)
+        for band, of in self.bands:
+            torch.mm(sums[band], flat[of].T, out=of_factors[band, of])
+            of_parts[of].addmm_(self.factors[band, of].T, sums[band])
+        factors.index_add_(0, self.at, of_factors)
+        gathered = of_parts.view(-1, *self.parts.shape[2:])
         if self.own is not None:
-            self.own.add_gradient(of_parts.pop(), grads)
-
-    def _slope_of_parts(self, slope: Tensor, block: int, factors: Tensor) -> Tensor:
-        """(n, 2, m) of a block's parts; adds to that of the factors (T, L)."""
-        (columns, parts), sums = self.blocks[block], self.sums[block]
-        torch.div(slope[:, columns], sums[:, 1], out=sums[:, 0])
-        torch.mul(sums[:, 0], self.attention[:, columns], out=sums[:, 1]).neg_()
-        found = torch.zeros_like(parts)
-        for here, of in self.bands:
-            factors[here, of].addmm_(sums[here].flatten(1), parts[of].flatten(1).T)
-            found[of].flatten(1).addmm_(self.factors[here, of].T, sums[here].flatten(1))
-        return found
+            self.own.add_gradient(gathered, grads)
+        else:
+            place = self.level.place[self.sequences, : len(self.parts)].T.flatten()
+            self.level.grad.index_add_(0, place, gathered)
 
 
 class _LevelLoss(torch.autograd.Function):
@@ -224,28 +288,20 @@ class _LevelLoss(torch.autograd.Function):
             grads = [torch.zeros_like(tensor) for tensor in given]
             of_table = LevelTable(*grads[1:4])
             total = given[0].new_zeros(())
-            common = _common(table, prefixes, nodes, cap)
-            for b, rows in prefixes.slices():
-                part = _Part(given[0], table, given[4], prefixes, nodes, cap, common, b, rows)
+            level = _Level(given[0], table, given[4], prefixes, nodes, cap)
+            for sequences, lengths in level.slices():
+                part = _Part(level, sequences, lengths)
                 scores = part.scores()
-                total += slope(scores, b)
-                part.add_gradient(scores, grads[0], of_table, grads[4])
-            if common is not None:
-                common.pairs.add_gradient(common.grad, of_table)
+                slopes = torch.zeros_like(scores) if part.ragged else scores
+                for b, here in part.places():
+                    total += slope(scores[here], b)
+                    if part.ragged:
+                        slopes[here] = scores[here]
+                part.add_gradient(slopes, grads[0], of_table, grads[4])
+            level.add_gradient(of_table)
         ctx.save_for_backward(*(grad.to(kind) for grad, kind in zip(grads, kinds, strict=True)))
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         return (*(grad * upstream[0] for grad in ctx.saved_tensors), *[None] * 4)
-
-
-def _bands(lengths: Sequence[int], attended: int) -> list[tuple[slice, slice]]:
-    """Blocks of rows whose lengths, ascending, are alike up to `attended`, and the behaviours that they look at."""
-    bands = []
-    start = 0
-    for _, alike in groupby(lengths, lambda length: length // attended):
-        stop = start + len(list(alike))
-        bands.append((slice(start, stop), slice(max(0, lengths[start] - attended), lengths[stop - 1])))
-        start = stop
-    return bands

@@ -44,7 +44,7 @@ def whole_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor) -
     """
     nodes = tree.at_level(level)
     columns = torch.arange(len(nodes), device=nodes.device)
-    asked = LevelNodes([columns] * len(history), _places(nodes, tree.ancestors(history, level)), len(nodes))
+    asked = LevelNodes([columns] * len(history), _places(nodes, tree.ancestors(history, level)), shared=True)
     return DrawnLevel(nodes, asked, _places(nodes, tree.ancestors(targets, level)))
 
 
@@ -72,7 +72,7 @@ def sampled_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor,
     behaviours = tree.ancestors(history, level)
     columns = torch.cat([own, drawn])
     nodes = torch.unique(torch.cat([columns, behaviours[behaviours >= 0]]))
-    asked = LevelNodes([_places(nodes, columns)] * len(history), _places(nodes, behaviours), len(columns))
+    asked = LevelNodes([_places(nodes, columns)] * len(history), _places(nodes, behaviours), shared=True)
     return DrawnLevel(nodes, asked, positive, log_weight.to(nodes.device))
 
 

@@ -21,7 +21,7 @@ NODES, DIM, ATTENDED, LENGTH = 9, 6, 4, 11
 class World:
     """Three sequences; the second asks nothing, of the third every other prefix, and some behaviours are unknown."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, alike: bool = False) -> None:
         torch.manual_seed(0)
         self.attention = NodeAttention(DIM, ATTENDED, cap=1.5).double()
         for parameter in self.attention.parameters():
@@ -29,8 +29,15 @@ class World:
         asked = torch.zeros(3, LENGTH + 1, dtype=torch.bool)
         asked[0, :10] = True
         asked[2, 1::2] = True
+        if alike:  # beside one that asks nothing, some that stop early or begin late, and one with a gap
+            asked = torch.zeros(6, LENGTH + 1, dtype=torch.bool)
+            asked[0, [0, 2, 3, 7]] = True
+            asked[2, [2, 3]] = True
+            asked[3, [0, 2, 3, 7, 8]] = True
+            asked[4, [2, 7]] = True
+            asked[5, [1, 2, 7]] = True
         self.prefixes = Prefixes.of(asked, ATTENDED)
-        history = torch.randint(0, NODES, (3, LENGTH))
+        history = torch.randint(0, NODES, (len(asked), LENGTH))
         history[0, 3], history[2, :3] = -1, -1
         columns = [torch.tensor([4, 0, 7]), torch.tensor([1]), torch.tensor([8, 2, 3, 5, 0])]
         self.nodes = LevelNodes(columns, history)
@@ -86,17 +93,18 @@ def test_all_prefixes_at_once_score_what_each_scores_alone() -> None:
 
 
 @pytest.mark.parametrize("repeated", [0.0, 1e9])
-def test_columns_that_all_share_score_the_same_made_once_or_for_each(
-    repeated: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [1, 30, 1 << 20])
+def test_columns_that_all_share_score_the_same_however_they_are_computed(
+    repeated: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefix_scores, "_REPEATED", repeated)
-    world = World()
-    shared = torch.tensor([3, 6])
-    columns = [torch.cat([own, shared]) for own in world.nodes.columns]
-    world.nodes = LevelNodes(columns, world.nodes.history, shared=2)
-    positive = torch.zeros(len(world.prefixes), dtype=torch.long)
+    monkeypatch.setattr(prefix_scores, "_PAIRS_AT_ONCE", at_once)
+    world = World(alike=True)
+    world.nodes = LevelNodes([torch.tensor([3, 6, 1])] * 6, world.nodes.history, shared=True)
+    assert world.prefixes.alike == [([0, 2, 3], [0, 2, 3, 7, 8]), ([4, 5], [1, 2, 7])]
+    positive = torch.arange(len(world.prefixes)) % 3
     one_by_one = list(world.scores_one_by_one())
-    expected = torch.stack([F.cross_entropy(scores[None], positive[:1]) for scores in one_by_one]).sum()
+    expected = F.cross_entropy(torch.stack(one_by_one), positive, reduction="sum")
     same_gradients(world, together(world, LevelSoftmax(world.prefixes.bounds, positive)), expected)
     found = level_scores(world.users, world.table(), world.factors(), world.prefixes, world.nodes, 1.5)
     for row, scores in zip(one_by_one, [row for _, block in found for row in block], strict=True):
@@ -105,15 +113,15 @@ def test_columns_that_all_share_score_the_same_made_once_or_for_each(
 
 @pytest.mark.parametrize("attended", [1, 3, 40])
 def test_bands_hold_every_pair_that_counts(attended: int) -> None:
-    asked = torch.rand(4, 30, generator=torch.Generator().manual_seed(attended)) < 0.6
+    asked = torch.rand(1, 30, generator=torch.Generator().manual_seed(attended)) < 0.6
     prefixes = Prefixes.of(asked, attended)
-    for b, rows in prefixes.slices():
-        covered = torch.zeros(rows.stop - rows.start, 29, dtype=torch.bool)
-        for here, of in prefixes.bands[b]:
-            assert not covered[here, of].any()
-            covered[here, of] = True
-        for row, length in enumerate(prefixes.length[rows].tolist()):
-            assert covered[row, max(0, length - attended) : length].all()
+    places = prefixes.length.tolist()
+    covered = torch.zeros(len(places), 29, dtype=torch.bool)
+    for here, of in prefixes.bands(places):
+        assert not covered[here, of].any()
+        covered[here, of] = True
+    for row, length in enumerate(places):
+        assert covered[row, max(0, length - attended) : length].all()
 
 
 def test_the_softmax_of_weighted_columns_has_the_gradient_of_a_plain_one() -> None:
