@@ -85,7 +85,9 @@ def test_prefixes_a_second() -> None:
     for at_once, most in ((1, 40), (64, 256)):
         name = f"{at_once} sample{'s' * (at_once > 1)} at a time"
         found[name] = rate(model, lambda o=at_once, m=most: sample_by_sample(model, batch, o, m), most, steps=1)  # type: ignore[misc]
-    print(f"\n{SEQUENCES} sequences of {LENGTH + 1}, {ITEMS:,} items, about {NODES} nodes a level, one thread:")
+    print(
+        f"\n{SEQUENCES} sequences of {LENGTH + 1}, {ITEMS:,} items, one thread; at most 768 nodes a level, {NODES} in loops:"
+    )
     for name, samples in found.items():
         print(f"  {name}: {samples:,.0f} prefixes/s")
     ours, *others = found.values()
