@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.models.beam import best_nodes, children
-from recsys.models.losses.level_loss import CandidateLoss
+from recsys.models.losses.level_loss import CandidateLoss, fitted_intercept
 from recsys.models.losses.pseudo_targets import targets_on_path
 from recsys.models.prefix_scores import Prefixes, level_loss, level_scores
 from recsys.models.sequence_batch import SequenceBatch
@@ -43,7 +43,9 @@ class BeamObjective:
     For every prefix the beam search that serves runs with the model as it is, without dropout in the items. All nodes
     that it scores are candidates, the target's ancestors only where the beam met them; a candidate's pseudo-target is
     1 where the model would go down from it to the target. Neither takes a gradient; the loss is binary cross-entropy,
-    summed over a level's candidates.
+    summed over a level's candidates, of scores less the intercept that suits the batch best: which nodes a beam keeps
+    does not depend on it, and what a softmax left is far off any. Learned by the nodes themselves it would push down
+    whatever a beam meets until the beam met something else.
 
     Attributes:
         model: what is trained.
@@ -108,7 +110,10 @@ class BeamObjective:
             starts = (widths + 1).cumsum(0) - widths - 1
             gone = had[places + starts[prefixes.sequence][:, None]] < prefixes.length[:, None]
             places = torch.where(gone & (places != target[:, None]), none[:, None], places)
-        return CandidateLoss(prefixes.bounds, places, torch.where(won, target, none))
+        asked = places < none[:, None]
+        met = won & (places == target[:, None]).any(dim=1)
+        intercept = fitted_intercept(at.scores[:, :-2][asked], met.sum()) if asked.any() else met.sum()
+        return CandidateLoss(prefixes.bounds, places, torch.where(met, target, none), intercept)
 
 
 @contextmanager

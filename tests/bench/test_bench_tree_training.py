@@ -86,7 +86,7 @@ def test_prefixes_a_second() -> None:
         name = f"{at_once} sample{'s' * (at_once > 1)} at a time"
         found[name] = rate(model, lambda o=at_once, m=most: sample_by_sample(model, batch, o, m), most, steps=1)  # type: ignore[misc]
     print(
-        f"\n{SEQUENCES} sequences of {LENGTH + 1}, {ITEMS:,} items, one thread; at most 768 nodes a level, {NODES} in loops:"
+        f"\n{SEQUENCES} sequences of {LENGTH + 1}, {ITEMS:,} items, one thread; {NODES} nodes a level, ours up to 768:"
     )
     for name, samples in found.items():
         print(f"  {name}: {samples:,.0f} prefixes/s")

@@ -154,7 +154,7 @@ def test_the_loss_of_candidates_is_the_binary_cross_entropy_of_those_alone() -> 
     for row, scores in zip(rows.tolist(), world.scores_one_by_one(), strict=True):
         own = candidates[row][candidates[row] < counts[row]]
         expected = expected + F.binary_cross_entropy_with_logits(
-            scores[own], (own == hit[row]).double(), reduction="sum"
+            scores[own] - 0.7, (own == hit[row]).double(), reduction="sum"
         )
-    slope = CandidateLoss(world.prefixes.bounds, candidates, hit)
+    slope = CandidateLoss(world.prefixes.bounds, candidates, hit, torch.tensor(0.7))
     same_gradients(world, together(world, slope), expected)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.index.item_tree import ItemTree
+from recsys.models.losses.level_loss import fitted_intercept
 from recsys.models.losses.pseudo_targets import pseudo_targets
 from recsys.models.prefix_scores import Prefixes
 from recsys.models.sequence_batch import SequenceBatch
@@ -58,9 +59,10 @@ def all_scores(tdm: Tdm, had: Tensor) -> Tensor:
 
 def by_hand(tdm: Tdm, given: SequenceBatch, beam: int, *, exclude: bool) -> Tensor:
     """One prefix after the other, every node of the tree scored; slots are a power of two, so that no leaf is early."""
-    tree, losses = tdm.tree, []
+    tree = tdm.tree
     wide = [level for level in range(1, tree.depth) if tree.width(level) > beam]
     levels = range(wide[0] if wide else tree.depth, tree.depth + 1)
+    asked_at: dict[int, list[tuple[Tensor, Tensor]]] = {level: [] for level in levels}
     for b, length in (given.targets >= 0).nonzero().tolist():
         had = given.history[b, :length]
         scores = all_scores(tdm, had)
@@ -73,12 +75,17 @@ def by_hand(tdm: Tdm, given: SequenceBatch, beam: int, *, exclude: bool) -> Tens
             asked = candidates
             if exclude and level == tree.depth:
                 asked = candidates[~torch.isin(candidates, tree.of_rows(had)) | (candidates == target)]
-            losses.append(F.binary_cross_entropy_with_logits(scores[asked], wanted[asked], reduction="sum"))
+            asked_at[level].append((scores[asked], wanted[asked]))
             kept = candidates[scores[candidates].topk(min(beam, len(candidates))).indices]
             below = torch.cat([2 * kept + 1, 2 * kept + 2])
             candidates = below[below < len(scores)]
             candidates = candidates[tree.alive[candidates]]
-    return torch.stack(losses).sum() / (given.samples * len(levels))
+    loss = torch.zeros(())
+    for level in levels:
+        logits, labels = (torch.cat(parts) for parts in zip(*asked_at[level], strict=True))
+        logits = logits - fitted_intercept(logits.detach(), labels.sum())
+        loss = loss + F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    return loss / (given.samples * len(levels))
 
 
 @pytest.mark.parametrize("exclude", [False, True])
@@ -94,6 +101,13 @@ def test_the_loss_is_that_of_each_prefixs_beam_alone(beam: int, exclude: bool) -
         ours = torch.zeros_like(parameters[name]) if ours is None else ours
         theirs = torch.zeros_like(parameters[name]) if theirs is None else theirs
         assert torch.allclose(ours, theirs, atol=2e-5), name
+
+
+@pytest.mark.parametrize("positives", [0, 1, 7, 50])
+def test_the_intercept_makes_chances_add_up(positives: int) -> None:
+    scores = 3.0 * torch.randn(50, generator=torch.Generator().manual_seed(0)) + 11.0
+    chances = torch.sigmoid(scores - fitted_intercept(scores, torch.tensor(positives)))
+    assert float(chances.sum()) == pytest.approx(min(max(positives, 0.5), 49.5), abs=0.01)
 
 
 @pytest.mark.parametrize("length", [0, LENGTH])

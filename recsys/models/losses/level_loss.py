@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 _NEVER = -1e9
 """A logit whose share is zero."""
+_FAR, _HALVINGS = 20.0, 20
+"""How far beyond all scores an intercept is looked for, and how closely: to 1e-4 of a nat where scores are alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +64,13 @@ class CandidateLoss:
         bounds: B + 1 places in the rows, one sequence from each to the next.
         candidates: (R, C) columns that are a row's candidates, M where it has fewer.
         hit: (R,) the column whose pseudo-target is 1, M where none is.
+        intercept: what is taken off all scores.
     """
 
     bounds: Sequence[int]
     candidates: Tensor
     hit: Tensor
+    intercept: Tensor
 
     def __call__(self, scores: Tensor, b: int) -> Tensor:
         """The summed loss of sequence b; the slope is left in `scores`."""
@@ -74,6 +78,23 @@ class CandidateLoss:
         asked = scores.new_zeros(len(scores), scores.shape[1] + 1).scatter_(1, self.candidates[rows], 1.0)
         wanted = torch.zeros_like(asked).scatter_(1, self.hit[rows, None], 1.0).mul_(asked)[:, :-1]
         asked = asked[:, :-1]
+        scores -= self.intercept
         loss = (asked * F.softplus(scores)).sum() - (wanted * scores).sum()
         scores.sigmoid_().mul_(asked).sub_(wanted)
         return loss
+
+
+def fitted_intercept(scores: Tensor, positives: Tensor) -> Tensor:
+    """What taken off all scores makes their chances σ(s) add up to the number of positives: BCE's best, a scalar.
+
+    Args:
+        scores: (n,), n ≥ 1.
+        positives: a scalar; counted as half of one at least, and at most as half of one less than n.
+    """
+    wanted = positives.clamp(0.5, max(0.5, len(scores) - 0.5))
+    low, high = scores.min() - _FAR, scores.max() + _FAR
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        too_many = torch.sigmoid(scores - middle).sum() > wanted
+        low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+    return (low + high) / 2
