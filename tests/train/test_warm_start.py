@@ -155,7 +155,8 @@ def test_a_history_may_be_longer_or_shorter_than_it_was(
     tmp_path: Path, length: int, history: str, names: list[str]
 ) -> None:
     source, target = (
-        model_of(EARLIER, seed, history=history, history_length=known) for seed, known in ((0, 4), (1, length))
+        model_of(EARLIER, seed, history=history, positions="absolute", history_length=known)
+        for seed, known in ((0, 4), (1, length))
     )
     save_weights(source, tmp_path / "w")
     start_from(target, EARLIER, tmp_path / "w", EARLIER)
