@@ -104,7 +104,7 @@ def config_type() -> type[PipelineConfig]:
 def demo(dataset: Dataset | None) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
     steps = {"batch_users": 8, "ema": 0.99}
-    models = {"two_tower": {**steps, "max_epochs": 14}, "mind": {**steps, "max_epochs": 8}}
+    models = {"two_tower": {**steps, "max_epochs": 10}, "mind": {**steps, "max_epochs": 8}}
     return _configured("demo", dataset, {"holdouts": _holdouts(dataset), "refit": True, **models})
 
 
