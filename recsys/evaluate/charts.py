@@ -15,7 +15,7 @@ _CHARACTER = 7.4
 """Width of an average character of a label in a wide font, in units of the drawing."""
 _WIDE = 1180
 """Width of a panel of the page, so that letters keep their size."""
-_MARKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
+_MARKS = tuple(round(step * 10.0**power, 1) for power in range(-1, 9) for step in (1, 2, 5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,20 @@ def nines(top: float = 0.999) -> Scale:
         return (math.log(missed) - low) / (high - low)
 
     return Scale([*marks, 1.0], height)
+
+
+def decades(values: Iterable[float | None]) -> Scale:
+    """Logarithmic, from the power of ten at or below the smallest value, all positive, to that at or above the largest.
+
+    Raises:
+        ValueError: when there is no value.
+    """
+    powers = [math.log10(value) for value in values if value is not None]
+    low, high = math.floor(min(powers)), math.ceil(max(powers))
+    high = max(high, low + 1)
+    return Scale(
+        [10.0**power for power in range(low, high + 1)], lambda value: (math.log10(value) - low) / (high - low)
+    )
 
 
 def ticks(top: float, about: int = 5) -> list[float]:
@@ -143,9 +157,10 @@ def curves(
     width: int = _WIDE,
 ) -> str:
     """Lines over a logarithmic x (positive, ascending), each named beside its last point; one point alone is a dot."""
-    height, left, top, bottom = 360, 48, 12, 46
+    height, top, bottom = 360, 12, 46
     right = 26 + _CHARACTER * max(len(line.label) for line in lines)
     scale = scale or linear(value for line in lines for value in line.values)
+    left = max(48, 8 + _CHARACTER * max(len(_number(mark)) for mark in scale.marks))
     low, span = math.log(xs[0]), math.log(xs[-1]) - math.log(xs[0])
 
     def x(value: float) -> float:
@@ -155,7 +170,7 @@ def curves(
         return height - bottom - (height - top - bottom) * scale.height(value)
 
     parts = [_grid_y(y(mark), left, width - right, _number(mark)) for mark in scale.marks]
-    parts += [_tick_x(x(mark), height - bottom, f"{mark:.2g}" if mark < 100 else f"{mark:,g}") for mark in _marks(xs)]
+    parts += [_tick_x(x(mark), height - bottom, f"{mark:.2g}" if mark < 100 else _number(mark)) for mark in _marks(xs)]
     parts.append(_text((left + width - right) / 2, height - 6, x_label, "tick middle"))
     ends = _spread([y(_last(line)) for line in lines], 15.0, top, height - bottom)
     for line, end in zip(lines, ends, strict=True):

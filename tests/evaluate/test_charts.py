@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from recsys.evaluate.charts import Bar, Line, bars, categories, curves, differences, nines, ticks
+from recsys.evaluate.charts import Bar, Line, bars, categories, curves, decades, differences, nines, ticks
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,13 @@ def test_on_a_scale_of_nines_each_halving_of_what_is_missed_rises_as_far() -> No
     assert scale.height(1.0) == scale.height(0.99999) == 1
     assert scale.height(0.2) == 0
     assert scale.height(0.999) < 1
+
+
+def test_on_a_scale_of_decades_each_power_of_ten_rises_as_far() -> None:
+    scale = decades([40.0, None, 7_000.0])
+    assert scale.marks == [10.0, 100.0, 1_000.0, 10_000.0]
+    assert [round(scale.height(mark), 9) for mark in scale.marks] == [0.0, round(1 / 3, 9), round(2 / 3, 9), 1.0]
+    assert len(decades([100.0]).marks) == 2
 
 
 def test_a_line_of_one_point_is_a_dot_named_at_its_height() -> None:

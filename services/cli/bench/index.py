@@ -62,12 +62,13 @@ def index(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy loads, below; a server sets the same
     from recsys.evaluate.provenance import Provenance
     from recsys.files import write_text
+    from services.cli.bench.folder import make_folder
     from services.cli.bench.index_page import page
     from services.cli.bench.index_sweep import Task, measure
     from services.cli.bench.index_worlds import made_up, saved
 
     if out is not None:
-        _make(out)
+        make_folder(out)
     sizes: list[int | None] = [*pq_bytes] or [None]
     tasks = [
         Task(kind, device, threads, size, out)
@@ -92,20 +93,6 @@ def index(
     console.print(f"{report['machine']}; {report['commit']}", highlight=False)
     if out is not None:
         console.print(f"drawn in {out / 'index.html'}", highlight=False, soft_wrap=True)
-
-
-def _make(out: Path) -> None:
-    """Makes the folder before an hour's work is to be written there.
-
-    Raises:
-        UsageError: when it cannot be made.
-    """
-    from recsys.errors import UsageError
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from None
 
 
 def _kinds(text: str) -> list[Kind]:

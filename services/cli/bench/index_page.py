@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any, Final
 
 from recsys.evaluate.charts import Line, categories, curves, nines
 from recsys.evaluate.markup import block_html, figure
 from recsys.evaluate.section import Figure, Table
+from services.cli.bench.page import Heading, bench_page
 
 _FLOOR: Final = 0.5
 """Recall at which charts begin; nobody serves less."""
@@ -31,18 +31,8 @@ def page(report: Mapping[str, Any]) -> str:
     Args:
         report: as `recsys bench index` prints it; its indexes have `points`.
     """
-    style = (resources.files("recsys.evaluate") / "templates" / "report.css").read_text(encoding="utf-8")
-    facts = "".join(
-        f'<div class="wide"><dt>{name}</dt><dd>{escape(str(report[key]))}</dd></div>'
-        for name, key in (("Machine", "machine"), ("Command", "command"), ("Code", "commit"), ("Date", "date"))
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Indexes compared</title>'
-        f'<style>{style}</style></head><body><header class="top"><div><p class="eyebrow">recsys bench index</p>'
-        f'<h1>Recall, time and memory of an index</h1><dl class="facts">{facts}</dl></div></header>'
-        f"<main>{''.join(_world(world) for world in report['worlds'])}</main></body></html>\n"
-    )
+    heading = Heading("Indexes compared", "recsys bench index", "Recall, time and memory of an index")
+    return bench_page(heading, report, [_world(world) for world in report["worlds"]])
 
 
 def _world(world: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ _ROWS = {
     "flat_micros": "flat search by vector, µs (median)",
     "ivf_micros": "ivf search by vector, µs (median)",
     "ivf_recall_at_100": "ivf search, recall@100 of flat",
+    "ivf_vectors_scored": "ivf search, vectors scored",
 }
 _BEAM_ROWS = {
     "micros": "µs (median)",
@@ -43,7 +44,7 @@ def tree(
     attended: int = typer.Option(50, "--attended", min=1, help="Behaviours of every user, all attended to."),
     queries: int = typer.Option(300, "--queries", min=1, help="Users, one search each."),
     compared: int = typer.Option(20, "--compared", min=1, help="Users who have every leaf scored, for recall."),
-    out: Path | None = typer.Option(None, "--out", help="A file that gets the figures as JSON."),
+    out: Path | None = typer.Option(None, "--out", help="Folder for tree.json and tree.html, which draws it."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON for a machine."),
 ) -> None:
     """Build trees of made-up items and search them on one thread, beside other searches of the same items.
@@ -54,38 +55,30 @@ def tree(
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy loads, below; a server sets the same
     from recsys.evaluate.provenance import Provenance
+    from recsys.files import write_text
+    from services.cli.bench.folder import make_folder
     from services.cli.bench.tree_figures import K, figures
+    from services.cli.bench.tree_page import page
     from services.cli.bench.tree_world import made_up
 
+    if out is not None:
+        make_folder(out)
     report: dict[str, Any] = {**Provenance.now().as_json(), "k": K, "dim": dim, "attended": attended, "trees": []}
     for count in n:
         with tempfile.TemporaryDirectory() as folder:
             world = made_up(count, dim, attended, queries, Path(folder))
             report["trees"].append(figures(world, beam, compared))
-        _write(out, report)
+        if out is not None:
+            write_text(out / "tree.json", json.dumps(report, indent=2) + "\n")
+            write_text(out / "tree.html", page(report))
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
     console = Console()
     console.print(_table(report))
     console.print(f"{report['machine']}; {report['commit']}", highlight=False)
-
-
-def _write(out: Path | None, report: Mapping[str, Any]) -> None:
-    """Writes what there is so far.
-
-    Raises:
-        UsageError: when the file cannot be written.
-    """
-    from recsys.errors import UsageError
-    from recsys.files import write_text
-
-    if out is None:
-        return
-    try:
-        write_text(out, json.dumps(report, indent=2) + "\n")
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
+    if out is not None:
+        console.print(f"drawn in {out / 'tree.html'}", highlight=False, soft_wrap=True)
 
 
 def _table(report: Mapping[str, Any]) -> Table:

@@ -60,6 +60,7 @@ def figures(world: TreeWorld, beams: Sequence[int], compared: int) -> dict[str, 
         "flat_micros": _median(flat),
         "ivf_micros": _median(lists),
         "ivf_recall_at_100": round(report.recall_at_100, 4),
+        "ivf_vectors_scored": round(report.lists + count * report.probes / report.lists, 1),
         "beams": [_of_beam(world, beam, best) for beam in beams],
     }
 
