@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from recsys.errors import ConfigError, DataError, PreconditionError
+from recsys.errors import ConfigError, DataError
 from recsys.index.bisection import bisected
 from recsys.index.dots import lengths
 from recsys.index.item_tree import ItemTree
@@ -56,7 +56,7 @@ def at_random(count: int, seed: int = 0, slack: float = 0.0) -> ItemTree:
     return in_order(np.random.default_rng(seed).permutation(count).astype(np.int32), slack)
 
 
-def by_two_means(vectors: Floats, slack: float = 0.0, seed: int = 0) -> ItemTree:
+def by_two_means(vectors: Floats, slack: float = 0.0, seed: int = 0, slots: int | None = None) -> ItemTree:
     """Items under one node are a cluster of the vectors, at every level: balanced 2-means from the root down.
 
     TDM's clustering (arXiv 1801.02294, section 3.4), with parts as large as complete subtrees ask for. Distances are
@@ -66,6 +66,7 @@ def by_two_means(vectors: Floats, slack: float = 0.0, seed: int = 0) -> ItemTree
         vectors: (N, d) float32 of the catalogue's rows, N >= 1; may be memory-mapped.
         slack: as of `in_order`.
         seed: of the samples that large sets are halved by.
+        slots: of the tree, N or more; None = as `slack` asks for.
 
     Raises:
         DataError: for vectors that are not finite, or none.
@@ -74,10 +75,10 @@ def by_two_means(vectors: Floats, slack: float = 0.0, seed: int = 0) -> ItemTree
     if not len(vectors):
         raise DataError("a tree needs at least one item")
     lengths(vectors, "vector")
-    slots = slots_for(len(vectors), slack)
+    slots = slots_for(len(vectors), slack) if slots is None else slots
     depth = (slots - 1).bit_length()
     bounds = [even_bounds(slots, len(vectors), level) for level in range(max(depth, 1))]
-    return in_order(bisected(vectors, bounds, seed).astype(np.int32), slack)
+    return spread_evenly(bisected(vectors, bounds, seed).astype(np.int32), slots, len(vectors))
 
 
 def even_bounds(slots: int, count: int, level: int) -> Offsets:
@@ -108,37 +109,3 @@ def slots_for(count: int, slack: float) -> int:
     if not 0 <= slack < math.inf:
         raise ConfigError(f"slack = {slack}: the share of vacant leaves must be a number from 0 on")
     return math.ceil(count * (1 + slack))
-
-
-def vacant_slots_near(tree: ItemTree, node_vectors: Floats, vectors: Floats) -> Rows:
-    """(M,) a vacant slot for each new item: from the root down to the child with the greater product that has room.
-
-    The walk is the beam search of a user who is the item, one node wide; items take turns, so that each sees what
-    those before it took.
-
-    Args:
-        tree: with at least M vacancies.
-        node_vectors: (2S-1, d) of the nodes; may be memory-mapped.
-        vectors: (M, d) of the new items, as a user's would be: where nodes have a bias, the last entry is 1.
-
-    Raises:
-        PreconditionError: for more items than vacancies.
-    """
-    room = tree.bottom_up((tree.rows < 0).astype(np.int32), np.add)
-    if len(vectors) > room[0]:
-        raise PreconditionError(
-            f"the tree has {room[0]} vacant leaves for {len(vectors)} new items: train it again, with more slack"
-        )
-    slots = np.empty(len(vectors), np.int32)
-    for i, vector in enumerate(vectors):
-        node = 0
-        while node < tree.first_leaf:
-            room[node] -= 1
-            left, right = 2 * node + 1, 2 * node + 2
-            if room[left] and room[right]:
-                node = left if vector @ node_vectors[left] >= vector @ node_vectors[right] else right
-            else:
-                node = left if room[left] else right
-        room[node] -= 1
-        slots[i] = node - tree.first_leaf
-    return slots

@@ -6,88 +6,44 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import numpy as np
 import torch
-from pydantic import Field as Bound
 from pydantic import JsonValue
 
 from recsys.bundle.component import ComponentInfo, component_directory, write_component
-from recsys.bundle.manifest import FEATURES_FOLDER
 from recsys.errors import ConfigError
 from recsys.evaluate.section import Section
-from recsys.features.feature_set import FeatureSet
 from recsys.files import write_text
 from recsys.index.item_tree import ItemTree
 from recsys.index.node_attention import NodeAttention
-from recsys.index.tree_assignment import relearned
-from recsys.index.tree_building import at_random, by_two_means, in_order
 from recsys.models.tdm import Tdm
-from recsys.models.two_tower import TwoTower
 from recsys.recipes.retriever_recipe import TRAINING, excludes_history
+from recsys.recipes.tdm_config import TdmConfig
 from recsys.recipes.tdm_quality import Asked, BeamQuality, beam_quality
 from recsys.recipes.tdm_report import Round, tdm_record, tdm_sections, top_of_tree
-from recsys.recipes.two_tower import EncoderConfig, build_model
-from recsys.retrieval.tree_channel import TREE, WIDEST_BEAM
+from recsys.recipes.tdm_trees import begun, learned_anew
+from recsys.recipes.two_tower import build_model
+from recsys.retrieval.tree_channel import TREE
 from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.beam_objective import BeamObjective
 from recsys.train.config import TrainingResult
 from recsys.train.device import choose_device
-from recsys.train.export import export_user_tower, item_vectors, user_vectors, write_history_vectors
+from recsys.train.export import export_user_tower, user_vectors, write_history_vectors
 from recsys.train.progress import Progress
 from recsys.train.trainer import Trainer
-from recsys.train.tree_likelihoods import PrefixLikelihoods
 from recsys.train.tree_objective import TreeObjective
 from recsys.train.tree_validation import TreeValidator
 from recsys.train.validation import RankingValidator
 from recsys.train.view import TrainView
-from recsys.train.warm_start import WEIGHTS, save_weights, start_from
+from recsys.train.warm_start import WEIGHTS, save_weights
 
 VALIDATED_ON: Final = 3_000
 _ASKED: Final = 500
 _ASKED_OF_MANY: Final = 50
 _MANY_ITEMS: Final = 100_000
 """Brute force over more items than this is measured on fewer users."""
-
-
-class TdmConfig(EncoderConfig):
-    """Tree, attention and training; the user tower is inherited from EncoderConfig.
-
-    Attributes:
-        attended: newest items of the history that a node attends to.
-        cap: bound of the attention's logits.
-        beam: nodes kept a level where a channel is asked; more where more rows are asked for.
-        slack: vacant leaves, as a share of the items: room for items that come later.
-        tree: the first one: by attributes ("categories"; at random where there are none) or "random".
-        rounds: fits, of `max_epochs` / `rounds` epochs each, between which the tree is learned anew.
-        relearning: how: by 2-means over the items' vectors ("clusters", TDM) or to where the training samples are
-            likeliest ("likelihood", JTM).
-        loss: "softmax" tells the target's ancestors from the other nodes of each level; "beam" learns from what the
-            model's own beam scores (OTM), in the last round, after the softmax in those before.
-        training_beam: nodes kept a level by that beam.
-        in_batch_nodes, uniform_nodes: what a level's softmax is over where it is wider than both together: the
-            ancestors of at most so many of a step's targets at a time, and nodes drawn evenly for all others.
-        leaf_weight: weight of the leaves' level, where any other has 1.
-        likelihood_samples: training samples an item that the likelihood is estimated from.
-        places: as SequenceConfig has it; fewer by default, as a place costs a softmax a level.
-    """
-
-    attended: int = Bound(50, ge=1, le=1_000)
-    cap: float = Bound(8.0, gt=0, le=60)
-    beam: int = Bound(200, ge=1, le=WIDEST_BEAM)
-    slack: float = Bound(0.05, ge=0, le=1)
-    tree: Literal["categories", "random"] = "categories"
-    rounds: int = Bound(2, ge=1, le=20)
-    relearning: Literal["clusters", "likelihood"] = "clusters"
-    loss: Literal["softmax", "beam"] = "softmax"
-    training_beam: int = Bound(50, ge=1, le=1_000)
-    in_batch_nodes: int = Bound(512, ge=1)
-    uniform_nodes: int = Bound(256, ge=1)
-    leaf_weight: float = Bound(1.0, gt=0)
-    likelihood_samples: int = Bound(32, ge=1)
-    places: float = Bound(0.4, gt=0, le=1)
 
 
 class TdmRecipe:
@@ -106,20 +62,21 @@ class TdmRecipe:
         torch.set_num_threads(max(1, view.threads))
         torch.manual_seed(view.seed)
         users = build_model(config, view, self.name)
-        started = _start(users, config, view)
-        tree = _clustered(users, config, view) if started else first_tree(config, view)
-        model = Tdm(users, tree, config.attended, config.cap)
+        start = begun(users, config, view)
+        model, tree = start.model, start.tree
         model.to(choose_device(view.device))
+        started = start.metrics | _validated_start(model, view)
         rounds = []
         for number in range(config.rounds):
             if number:
-                tree = _relearned(model, tree, config, view)
+                tree = learned_anew(model, tree, config, view)
             result = _fit_round(model, config, view, number, progress)
             if view.ranks.leads:
                 rounds.append(Round(result, _quality(model, tree, config, view)))
         if not view.ranks.leads:
             return {}
-        return self._write(model.cpu(), tree, config, view, out, rounds) | started
+        metrics = _metrics(rounds) | started
+        return self._write(model.cpu(), tree, config, view, out, metrics, rounds)
 
     def sections(self, component: Path, evaluation: Mapping[str, Any]) -> list[Section]:
         """Rounds, beams and the top of the tree; nothing for a component of another kind."""
@@ -127,7 +84,14 @@ class TdmRecipe:
         return tdm_sections(json.loads(record.read_text("utf-8"))) if record.exists() else []
 
     def _write(
-        self, model: Tdm, tree: ItemTree, config: TdmConfig, view: TrainView, out: Path, rounds: list[Round]
+        self,
+        model: Tdm,
+        tree: ItemTree,
+        config: TdmConfig,
+        view: TrainView,
+        out: Path,
+        metrics: dict[str, float],
+        rounds: list[Round],
     ) -> dict[str, float]:
         directory = component_directory(out, self.name)
         directory.mkdir(parents=True, exist_ok=True)
@@ -137,7 +101,7 @@ class TdmRecipe:
         tree.save(directory / TREE)
         attention_of(model, tree).save(directory / TREE)
         save_weights(model.users, directory / WEIGHTS)
-        metrics = _metrics(rounds) | {"parity_error": exported.parity_error}
+        metrics = metrics | {"parity_error": exported.parity_error}
         write_text(directory / TRAINING, tdm_record(rounds, top_of_tree(tree, view.catalogue, view.train)))
         options: dict[str, JsonValue] = {"inputs": list(exported.inputs), "dim": exported.dim, "beam": config.beam}
         info = ComponentInfo(
@@ -151,17 +115,6 @@ class TdmRecipe:
         )
         write_component(out, info)
         return metrics
-
-
-def first_tree(config: TdmConfig, view: TrainView) -> ItemTree:
-    """The tree before anything is learned: by kind, then by what is counted, or at random."""
-    fields = [field for field in view.features.fields("item") if field.kind != "id"]
-    if config.tree == "random" or not fields:
-        return at_random(len(view.catalogue), view.seed, config.slack)
-    fields.sort(key=lambda field: field.kind == "numeric")
-    columns = [np.asarray(view.items[field.name]).reshape(len(view.catalogue), -1) for field in fields]
-    keys = np.concatenate(columns, axis=1)  # the first of a list of values before its second
-    return in_order(np.lexsort(keys.T[::-1]).astype(np.int32), config.slack)
 
 
 def attention_of(model: Tdm, tree: ItemTree) -> NodeAttention:
@@ -191,6 +144,13 @@ class _RoundProgress:
         """Counts what earlier rounds may take as done."""
         named = f"round {self.number + 1} of {self.rounds}, {message}"
         self.whole.update(self.number * total + done, self.rounds * total, named, **metrics)
+
+
+def _validated_start(model: Tdm, view: TrainView) -> dict[str, float]:
+    """What the validation set says of the model that an earlier run left; nothing without one, or without the other."""
+    if view.start is None or view.chosen or view.validation is None or not len(view.validation):
+        return {}
+    return {f"start_validation_{name}": value for name, value in _validator(view)(model.eval()).items()}
 
 
 def _fit_round(model: Tdm, config: TdmConfig, view: TrainView, number: int, progress: Progress) -> TrainingResult:
@@ -243,18 +203,6 @@ def _validator(view: TrainView) -> TreeValidator:
     return TreeValidator(targets)
 
 
-def _relearned(model: Tdm, tree: ItemTree, config: TdmConfig, view: TrainView) -> ItemTree:
-    """The tree after a round, put into the model."""
-    if config.relearning == "likelihood":
-        users = {field.name: view.users[field.name] for field in model.users.shape.user_fields}
-        likelihoods = PrefixLikelihoods(model, view.train, users, config.likelihood_samples, view.seed)
-        learned = relearned(tree, likelihoods)
-    else:
-        learned = _clustered(model.users, config, view)
-    model.set_tree(learned, keep_inner=config.relearning == "likelihood")
-    return learned
-
-
 def _quality(model: Tdm, tree: ItemTree, config: TdmConfig, view: TrainView) -> list[BeamQuality]:
     """What beams find on a sample of the validation set; nothing without one."""
     if view.validation is None or not len(view.validation):
@@ -263,21 +211,6 @@ def _quality(model: Tdm, tree: ItemTree, config: TdmConfig, view: TrainView) -> 
     users = view.validation.users(0, count, view.user_frame)
     vectors = user_vectors(model.users, view.encoder.encode_users(users, trim=True))
     return beam_quality(attention_of(model, tree), Asked(users, vectors, view.validation.target[:count]), config.beam)
-
-
-def _start(users: TwoTower, config: TdmConfig, view: TrainView) -> dict[str, float]:
-    """Puts in the weights of an earlier run, where there is one to start from; says what it took over."""
-    if view.start is None:
-        return {}
-    weights = component_directory(view.start, TdmRecipe.name) / WEIGHTS
-    earlier = FeatureSet.open(view.start / FEATURES_FOLDER)
-    taken = start_from(users, view.features, weights, earlier, config.warm_start.new_rows)
-    return {"started_items": float(taken.items - taken.new_items), "new_items": float(taken.new_items)}
-
-
-def _clustered(users: TwoTower, config: TdmConfig, view: TrainView) -> ItemTree:
-    """Like items below one node."""
-    return by_two_means(item_vectors(users.eval())[:, : config.dim], config.slack, view.seed)
 
 
 def _metrics(rounds: list[Round]) -> dict[str, float]:

@@ -9,6 +9,7 @@ is still better than chance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -89,13 +90,20 @@ def planted_users(world: Planted) -> pl.DataFrame:
     )
 
 
-def write_planted(path: Path, world: Planted | None = None) -> Dataset:
-    """Writes the world into a dataset directory; the same world gives the same content hash."""
+def write_planted(path: Path, world: Planted | None = None, without: Sequence[int] = ()) -> Dataset:
+    """Writes the world into a dataset directory; the same world gives the same content hash.
+
+    Args:
+        path: the directory.
+        world: what is planted.
+        without: ids of items that this dataset does not know.
+    """
     world = world or Planted()
+    known = ~pl.col(ITEM_ID).is_in(list(without))
     return write_dataset(
         path,
-        events=planted_events(world),
-        items=planted_items(world),
+        events=planted_events(world).filter(known),
+        items=planted_items(world).filter(known),
         users=planted_users(world),
         name=f"planted-{world.users}x{world.items}",
         time="real",

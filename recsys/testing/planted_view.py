@@ -19,7 +19,9 @@ from recsys.testing.planted import Planted, write_planted
 from recsys.train.view import TrainView
 
 
-def planted_view(folder: Path, world: Planted, holdout: str = "last", unseen: Sequence[int] = ()) -> TrainView:
+def planted_view(
+    folder: Path, world: Planted, holdout: str = "last", unseen: Sequence[int] = (), without: Sequence[int] = ()
+) -> TrainView:
     """The view of a fit that chooses its epochs on validation.
 
     Args:
@@ -27,8 +29,9 @@ def planted_view(folder: Path, world: Planted, holdout: str = "last", unseen: Se
         world: what is planted.
         holdout: as on the command line.
         unseen: catalogue rows that training does not show; validation does.
+        without: ids of items that the dataset does not know.
     """
-    dataset = write_planted(folder, world)
+    dataset = write_planted(folder, world, without)
     catalogue = Catalogue.from_dataset(dataset)
     parts = split(dataset, catalogue, Holdout.parse(holdout))
     users = dataset.users()

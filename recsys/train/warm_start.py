@@ -80,7 +80,12 @@ def save_weights(model: Retriever, path: Path) -> None:
 
 
 def start_from(
-    model: Retriever, features: FeatureSet, path: Path, earlier: FeatureSet, new_rows: NewRows = "zero"
+    model: Retriever,
+    features: FeatureSet,
+    path: Path,
+    earlier: FeatureSet,
+    new_rows: NewRows = "zero",
+    recipe: str | None = None,
 ) -> Started:
     """Puts an earlier run's weights into a model; only tables may differ in size.
 
@@ -92,6 +97,7 @@ def start_from(
         path: weights that `save_weights` wrote.
         earlier: what those tables are coded with.
         new_rows: what the rows of new values begin with.
+        recipe: whose settings they are, if not those of the recipe named like the model.
 
     Raises:
         BundleError: when the file is not whole.
@@ -99,7 +105,7 @@ def start_from(
         FeatureMismatchError: when it knew none of these items.
     """
     weights, shape = _load(path)
-    _refuse_other_shape(model.name, _settings(model.shape), shape, path)
+    _refuse_other_shape(recipe or model.name, _settings(model.shape), shape, path)
     codes = _earlier_codes(ITEM_ID, features, earlier)
     started = Started(len(codes) - FIRST, int((codes == _NO_ROW).sum()))
     if 0 < started.items == started.new_items:

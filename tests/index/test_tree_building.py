@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.errors import ConfigError, DataError, PreconditionError
+from recsys.errors import ConfigError, DataError
 from recsys.index import bisection
 from recsys.index.item_tree import ItemTree
-from recsys.index.tree_building import at_random, by_two_means, even_bounds, in_order, vacant_slots_near
+from recsys.index.tree_building import at_random, by_two_means, even_bounds, in_order
 from recsys.types import Floats
 
 
@@ -130,25 +130,3 @@ def test_vectors_that_are_none_are_refused() -> None:
         by_two_means(spoilt)
     with pytest.raises(DataError, match="at least one item"):
         by_two_means(spoilt[:0])
-
-
-@given(st.integers(2, 60), st.integers(0, 2**32 - 1))
-def test_new_items_go_down_to_the_better_child_with_room(count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    gone = rng.permutation(count)[: max(1, count // 2)].astype(np.int32)
-    tree = at_random(count, seed).without(gone)
-    nodes = rng.standard_normal((tree.nodes, 4), dtype=np.float32)
-    vectors = rng.standard_normal((len(gone), 4), dtype=np.float32)
-    slots = vacant_slots_near(tree, nodes, vectors)
-    walked = tree
-    for row, slot, vector in zip(gone, slots, vectors, strict=True):
-        room = walked.bottom_up(walked.rows < 0, np.logical_or)
-        node = 0
-        while node < tree.first_leaf:
-            children = [child for child in (2 * node + 1, 2 * node + 2) if room[child]]
-            node = max(children, key=lambda child: float(vector @ nodes[child]))
-        assert slot == node - tree.first_leaf
-        walked = walked.with_items(np.array([row]), np.array([slot]))
-    assert walked.vacancies == 0
-    with pytest.raises(PreconditionError, match="0 vacant leaves for 1"):
-        vacant_slots_near(walked, nodes, vectors[:1])

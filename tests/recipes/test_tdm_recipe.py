@@ -12,7 +12,9 @@ import pytest
 from recsys.bundle.component import read_component
 from recsys.errors import ConfigError
 from recsys.index.item_tree import ItemTree
-from recsys.recipes.tdm import TdmConfig, TdmRecipe, first_tree
+from recsys.recipes.tdm import TdmRecipe
+from recsys.recipes.tdm_config import TdmConfig
+from recsys.recipes.tdm_trees import first_tree
 from recsys.retrieval.tree_channel import TreeChannel
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view

@@ -1,0 +1,48 @@
+"""The settings of a TDM: its tree, its attention, what it is trained for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field as Bound
+
+from recsys.recipes.two_tower import EncoderConfig
+from recsys.retrieval.tree_channel import WIDEST_BEAM
+
+
+class TdmConfig(EncoderConfig):
+    """Tree, attention and training; the user tower is inherited from EncoderConfig.
+
+    Attributes:
+        attended: newest items of the history that a node attends to.
+        cap: bound of the attention's logits.
+        beam: nodes kept a level where a channel is asked; more where more rows are asked for.
+        slack: vacant leaves, as a share of the items: room for items that come later.
+        tree: the first one: by attributes ("categories"; at random where there are none) or "random".
+        rounds: fits, of `max_epochs` / `rounds` epochs each, between which the tree is learned anew.
+        relearning: how: by 2-means over the items' vectors ("clusters", TDM) or to where the training samples are
+            likeliest ("likelihood", JTM).
+        loss: "softmax" tells the target's ancestors from the other nodes of each level; "beam" learns from what the
+            model's own beam scores (OTM), in the last round, after the softmax in those before.
+        training_beam: nodes kept a level by that beam.
+        in_batch_nodes, uniform_nodes: what a level's softmax is over where it is wider than both together: the
+            ancestors of at most so many of a step's targets at a time, and nodes drawn evenly for all others.
+        leaf_weight: weight of the leaves' level, where any other has 1.
+        likelihood_samples: training samples an item that the likelihood is estimated from.
+        places: as SequenceConfig has it; fewer by default, as a place costs a softmax a level.
+    """
+
+    attended: int = Bound(50, ge=1, le=1_000)
+    cap: float = Bound(8.0, gt=0, le=60)
+    beam: int = Bound(200, ge=1, le=WIDEST_BEAM)
+    slack: float = Bound(0.05, ge=0, le=1)
+    tree: Literal["categories", "random"] = "categories"
+    rounds: int = Bound(2, ge=1, le=20)
+    relearning: Literal["clusters", "likelihood"] = "clusters"
+    loss: Literal["softmax", "beam"] = "softmax"
+    training_beam: int = Bound(50, ge=1, le=1_000)
+    in_batch_nodes: int = Bound(512, ge=1)
+    uniform_nodes: int = Bound(256, ge=1)
+    leaf_weight: float = Bound(1.0, gt=0)
+    likelihood_samples: int = Bound(32, ge=1)
+    places: float = Bound(0.4, gt=0, le=1)
