@@ -87,11 +87,11 @@ class TrainingGraph:
             self._add_bundle(branch, self._twins_of(branch), source)
 
     def _add_start(self, branch: str, holdout: Holdout, source: Source) -> None:
-        weights = tuple(file for name in self._recipes if (file := source.weights_of(name)) is not None)
+        taken = tuple(file for name in self._recipes for file in source.begun_with(name))
         self.steps.append(
             Step(
                 name=f"start@{branch}",
-                work=StartWork(self._data, str(holdout), branch == ALL, source.path, weights),
+                work=StartWork(self._data, str(holdout), branch == ALL, source.path, taken),
                 config={"bundle": source.manifest.version, "holdout": str(holdout)},
                 code=code_digest("pipelines.warm_start", PREPARING),
             )
@@ -110,7 +110,7 @@ class TrainingGraph:
         light = name in self._config.light
         settings: dict[str, JsonValue] = {"recipe": config.model_dump(mode="json"), "seed": self._config.seed}
         inputs = [f"prepare@{branch}", *needs.values(), *([twin] if twin else [])]
-        start = source if source is not None and source.weights_of(name) is not None else None
+        start = source if source is not None and source.begun_with(name) else None
         if start is not None:
             settings["warm_start"] = start.content(name)
             inputs.append(f"start@{branch}")

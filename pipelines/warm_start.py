@@ -20,10 +20,11 @@ from recsys.bundle.manifest import FEATURES_FOLDER, MANIFEST_FILE, USERS_FOLDER,
 from recsys.bundle.publish import bundle_path, current, published
 from recsys.bundle.users import BundleUsers
 from recsys.columns import ITEM_ID, USER_ID
-from recsys.data.catalogue import Catalogue
+from recsys.data.catalogue import CATALOGUE_FILES, Catalogue
 from recsys.data.dataset import Dataset
 from recsys.data.splits import Holdout, Split, split
 from recsys.errors import BundleError, PreconditionError, UsageError
+from recsys.retrieval.tree_channel import TREE
 from recsys.train.warm_start import WEIGHTS
 
 
@@ -48,16 +49,21 @@ class Source:
         """
         return cls(path.resolve(), read_manifest(path))
 
-    def weights_of(self, recipe: str) -> str | None:
-        """The file with a recipe's weights, relative to the bundle; None where there is none."""
-        name = f"{COMPONENTS_FOLDER}/{recipe}/{WEIGHTS}"
-        return name if name in self.manifest.files else None
+    def begun_with(self, recipe: str) -> tuple[str, ...]:
+        """The files that a fit of a recipe begins with, relative to the bundle: weights, and a tree where it has one.
+
+        Nothing where the bundle has no weights of the recipe.
+        """
+        folder = f"{COMPONENTS_FOLDER}/{recipe}"
+        if f"{folder}/{WEIGHTS}" not in self.manifest.files:
+            return ()
+        of_tree = [name for name in self.manifest.files if name.startswith(f"{folder}/{TREE}/")]
+        return (f"{folder}/{WEIGHTS}", *sorted(of_tree))
 
     def content(self, recipe: str) -> dict[str, JsonValue]:
         """What a fit that begins from here depends on: equal content, equal beginning."""
-        weights = self.weights_of(recipe)
-        assert weights is not None
-        return {"weights": self.manifest.files[weights].sha256, "features": self.manifest.feature_set_hash}
+        files: dict[str, JsonValue] = {name: self.manifest.files[name].sha256 for name in self.begun_with(recipe)}
+        return files | {"features": self.manifest.feature_set_hash, "catalogue": self.manifest.catalogue_hash}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ class WarmStart:
         Raises:
             UsageError: names the recipes.
         """
-        if not any(self.served.weights_of(name) for name in recipes):
+        if not any(self.served.begun_with(name) for name in recipes):
             raise UsageError(
                 f"--warm-start {self.run}: bundle {self.served.manifest.version} holds no weights of "
                 f"{', '.join(recipes)}; start from a run that fitted a model with a gradient, such as two_tower"
@@ -158,20 +164,20 @@ class StartWork:
         holdout: of the branch.
         everything: whether the branch is fitted on all events given; then nothing is held out.
         bundle: the source's folder.
-        weights: the files with weights that are taken from it.
+        taken: the files with weights and trees that are taken from it.
     """
 
     data: Path
     holdout: str
     everything: bool
     bundle: Path
-    weights: tuple[str, ...]
+    taken: tuple[str, ...]
 
     def __call__(self, context: StepContext) -> Result:
         """Returns which version it is."""
         source = Source.open(self.bundle)
-        files = [name for name in source.manifest.files if name.startswith(f"{FEATURES_FOLDER}/")]
-        for name in (*self.weights, *files):
+        read = [n for n in source.manifest.files if n.startswith(f"{FEATURES_FOLDER}/") or n in CATALOGUE_FILES]
+        for name in (*self.taken, *read):
             _refuse_altered(self.bundle / name, source.manifest, name)
         if not self.everything:
             dataset = Dataset.open(self.data)

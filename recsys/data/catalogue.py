@@ -23,6 +23,8 @@ from recsys.types import Ids, Rows
 _FRAME: Final = "items.arrow"
 _KEYS: Final = "item_keys.arrow"
 _INFO: Final = "items.json"
+CATALOGUE_FILES: Final = (_FRAME, _KEYS, _INFO)
+"""What a catalogue is saved as; the second where ids are strings."""
 _WIDEST_TABLE: Final = 8
 """Places an item that a table of rows may have: 32 bytes an item, in every process."""
 

@@ -15,40 +15,49 @@ from pipelines.display import PlainDisplay
 from pipelines.presets import PipelineConfig, load_preset
 from pipelines.step import Result, StepContext
 from pipelines.training import TrainingRun, run_training
-from pipelines.warm_start import StartWork, WarmStart
+from pipelines.warm_start import Source, StartWork, WarmStart
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.publish import current
 from recsys.bundle.users import BundleUsers
-from recsys.columns import TIMESTAMP_MS, USER_ID
+from recsys.columns import ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.config import override
 from recsys.data.catalogue import Catalogue
 from recsys.data.dataset import Dataset, write_dataset
 from recsys.data.interactions import Interactions
 from recsys.data.splits import Holdout, split
 from recsys.errors import BundleError, PreconditionError, UsageError
+from recsys.index.item_tree import ItemTree
 from recsys.testing.planted import Planted, planted_events, planted_items, planted_users
 from recsys.train.progress import QuietProgress
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 WORLD = Planted(users=80, items=40, mean_length=8)
+NEWEST = 139
+"""An item that is new in the test of trees."""
 QUICK = ["two_tower.dim=8", "two_tower.max_epochs=2", "two_tower.history=mean", "two_tower.warm_start.epochs=0.5"]
 
 
-def world(path: Path, *, share: float = 1.0, without_last: int = 0) -> Dataset:
-    """The planted world: its oldest share of the events, or all but each user's last so many."""
-    events = planted_events(WORLD)
+def world(path: Path, *, share: float = 1.0, without_last: int = 0, without_item: int = 0) -> Dataset:
+    """The planted world: its oldest share of the events, or all but each user's last so many, or without an item."""
+    events = planted_events(WORLD).filter(pl.col(ITEM_ID) != without_item)
+    items = planted_items(WORLD).filter(pl.col(ITEM_ID) != without_item)
     until = events[TIMESTAMP_MS].quantile(share)
     newest = pl.col(TIMESTAMP_MS).rank("ordinal", descending=True).over(USER_ID)
     events = events.filter((pl.col(TIMESTAMP_MS) <= until) & (newest > without_last))
-    return write_dataset(
-        path, events=events, items=planted_items(WORLD), users=planted_users(WORLD), name=path.name, time="real"
-    )
+    return write_dataset(path, events=events, items=items, users=planted_users(WORLD), name=path.name, time="real")
 
 
-def train(data: Dataset, out: Path, warm_start: Path | None = None, *settings: str, **more: object) -> TrainingRun:
+def train(
+    data: Dataset,
+    out: Path,
+    warm_start: Path | None = None,
+    *settings: str,
+    retriever: str = "two_tower",
+    **more: object,
+) -> TrainingRun:
     config: PipelineConfig = override(load_preset("demo", data), [*QUICK, *settings])
-    config = config.replaced(recipes=["popularity", "two_tower"], holdouts=["last"], refit=False)
+    config = config.replaced(recipes=["popularity", retriever], holdouts=["last"], refit=False)
     quiet = PlainDisplay(Console(file=io.StringIO()))
     return run_training(config, data.path, out, display=quiet, warm_start=warm_start, **more)  # type: ignore[arg-type]
 
@@ -84,9 +93,9 @@ def twin_of(run: Path, protocol: str) -> Path:
     return run / "bundles" / read_manifest(current(run / "bundles")).twins[protocol]
 
 
-def start(data: Dataset, bundle: Path, holdout: str, scratch: Path) -> Result:
+def start(data: Dataset, bundle: Path, holdout: str, scratch: Path, recipe: str = "two_tower") -> Result:
     """What the step does that checks a source."""
-    work = StartWork(data.path, holdout, False, bundle, ("components/two_tower/weights.safetensors",))
+    work = StartWork(data.path, holdout, False, bundle, Source.open(bundle).begun_with(recipe))
     return work(StepContext(scratch, {}, QuietProgress(scratch), 1, "cpu"))
 
 
@@ -206,3 +215,24 @@ def test_altered_weights_are_refused_by_their_file(older: Path, newer: Dataset, 
     weights.unlink()
     with pytest.raises(BundleError, match=f"{weights}: cannot be read"):
         start(newer, twin, "last", tmp_path)
+
+
+def test_a_tree_goes_on_with_a_leaf_for_what_is_new_and_an_altered_one_is_refused(
+    newer: Dataset, tmp_path: Path
+) -> None:
+    settings = ("tdm.dim=8", "tdm.max_epochs=2", "tdm.rounds=1", "tdm.history=mean")
+    small = world(tmp_path / "small", share=0.9, without_item=NEWEST)
+    first = train(small, tmp_path / "older", None, *settings, retriever="tdm")
+    night = train(newer, tmp_path / "night", tmp_path / "older", *settings, retriever="tdm")
+    fit = night.steps["fit:tdm@last"].result
+    assert (fit["kept_leaves"], fit["inserted_items"], fit["removed_items"]) == (WORLD.items - 1, 1, 0)
+    before, after = (
+        ItemTree.open(run.steps["fit:tdm@last"].path / "components" / "tdm" / "tree") for run in (first, night)
+    )
+    assert np.array_equal(before.leaves, after.leaves[:-1])
+
+    bundle = current(tmp_path / "older" / "bundles")
+    nodes = bundle / "components" / "tdm" / "tree" / "node_vectors.npy"
+    nodes.write_bytes(nodes.read_bytes()[:-1] + b"?")
+    with pytest.raises(BundleError, match=f"{nodes}: was altered"):
+        start(newer, bundle, "last", tmp_path, "tdm")
