@@ -187,7 +187,7 @@ def _fit_round(model: Tdm, config: TdmConfig, view: TrainView, number: int, prog
 def _objective(model: Tdm, config: TdmConfig, view: TrainView, *, last: bool) -> TreeObjective | BeamObjective:
     excludes = excludes_history(config.exclude_history, view.train)
     if config.loss == "beam" and last:
-        return BeamObjective(model, config.training_beam, exclude_history=excludes)
+        return BeamObjective(model, config.training_beam, exclude_history=excludes, ranks=view.ranks)
     return TreeObjective(
         model,
         config.in_batch_nodes,

@@ -17,6 +17,7 @@ from recsys.models.prefix_scores import Prefixes, level_loss, level_scores
 from recsys.models.sequence_batch import SequenceBatch
 from recsys.models.tdm import Tdm
 from recsys.train.objective import users_at_targets
+from recsys.train.ranks import ALONE, Ranks
 from recsys.train.tree_levels import AskedLevel, asked_level, first_had
 from recsys.train.tree_objective import in_tree, items_of
 
@@ -51,11 +52,13 @@ class BeamObjective:
         model: what is trained.
         beam: nodes kept a level; the first level scored is the first wider than that, as in serving.
         exclude_history: whether leaves that the user had are no candidates, as in answers that exclude them.
+        ranks: the workers whose shares of a batch the intercept is to suit.
     """
 
     model: Tdm
     beam: int = 50
     exclude_history: bool = False
+    ranks: Ranks = ALONE
 
     def __call__(self, batch: SequenceBatch) -> Tensor:
         """The mean loss, a scalar."""
@@ -112,8 +115,14 @@ class BeamObjective:
             places = torch.where(gone & (places != target[:, None]), none[:, None], places)
         asked = places < none[:, None]
         met = won & (places == target[:, None]).any(dim=1)
-        intercept = fitted_intercept(at.scores[:, :-2][asked], met.sum()) if asked.any() else met.sum()
+        intercept = self._intercept(at.scores[:, :-2][asked], met)
         return CandidateLoss(prefixes.bounds, places, torch.where(met, target, none), intercept)
+
+    def _intercept(self, scores: Tensor, met: Tensor) -> Tensor:
+        """A scalar, of the scores of all workers' candidates and of how many targets all beams met."""
+        scores = self.ranks.concatenated(scores)
+        positives = scores.new_tensor(self.ranks.sum([float(met.sum())])[0])
+        return fitted_intercept(scores, positives) if len(scores) else positives
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ import torch
 from torch import Tensor, distributed
 
 from recsys.data.interactions import Interactions
+from recsys.index.item_tree import ItemTree
+from recsys.index.tree_building import at_random
 from recsys.models.mind import Mind, MindShape
 from recsys.models.retriever import Retriever
 from recsys.models.sequence_batch import SequenceBatch
+from recsys.models.tdm import Tdm
 from recsys.models.two_tower import TwoTower, TwoTowerShape
+from recsys.recipes.tdm import TdmRecipe
+from recsys.recipes.tdm_config import TdmConfig
+from recsys.recipes.tdm_trees import learned_anew
+from recsys.testing.planted import Planted
+from recsys.testing.planted_view import planted_view
 from recsys.train.batches import SequenceSampling, SequenceSource
+from recsys.train.beam_objective import BeamObjective
 from recsys.train.config import TrainerConfig, TrainingResult
 from recsys.train.frequency import CountedFrequency, StreamingFrequency
 from recsys.train.hard_negatives import HardNegatives
@@ -25,6 +35,7 @@ from recsys.train.objective import NextItemObjective
 from recsys.train.progress import QuietProgress
 from recsys.train.ranks import Ranks, joined_ranks
 from recsys.train.trainer import Trainer
+from recsys.train.tree_objective import TreeObjective
 from recsys.types import offsets_of
 
 ITEMS = 30
@@ -57,6 +68,7 @@ def interactions(users: int) -> Interactions:
 def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[SequenceBatch]:
     """A small retriever and its trainer; `settings` are the trainer's, and some of the model and of the batches."""
     settings = {"precision": "float32", "lr": 0.02, **settings}
+    tree = settings.pop("tree", None)
     sizes = {"in_batch": 16, "uniform": 8} if settings.pop("sampled", False) else {}
     if settings.pop("mined", False):
         sizes |= {"in_batch": 16, "mined": 3, "mined_ranks": (2, 9)}
@@ -65,6 +77,9 @@ def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[Se
     torch.manual_seed(0)
     model = retriever(settings)
     source = SequenceSource(interactions(settings.pop("users", 42)), {}, ITEMS, sampling, ranks)
+    if tree is not None:
+        assert isinstance(model, TwoTower)
+        return tree_trainer(ranks, scratch, model, source, settings, beam=tree == "beam")
     memory, hard = None, None
     if sampling.mined:
         memory, hard = NegativeMemory(3, ranks=ranks), HardNegatives(model.items, 4, 9, ranks=ranks)
@@ -75,6 +90,22 @@ def trainer(ranks: Ranks, scratch: Path, settings: dict[str, Any]) -> Trainer[Se
         validate = lambda: {"ndcg@10": ranks.sum([model.log_scale.item()])[0]}  # noqa: E731
     config = TrainerConfig.model_validate(settings)
     return Trainer(model, objective, source, config, QuietProgress(scratch), validate, ranks=ranks, also=objective)
+
+
+def tree_trainer(
+    ranks: Ranks,
+    scratch: Path,
+    users: TwoTower,
+    source: SequenceSource,
+    settings: dict[str, Any],
+    *,
+    beam: bool,
+) -> Trainer[SequenceBatch]:
+    """As `trainer`, of a tree over the items; levels whole, or what a beam meets."""
+    model = Tdm(users, at_random(ITEMS, slack=0.1), attended=5)
+    objective = BeamObjective(model, 4, ranks=ranks) if beam else TreeObjective(model)
+    config = TrainerConfig.model_validate(settings)
+    return Trainer(model, objective, source, config, QuietProgress(scratch), ranks=ranks)
 
 
 def retriever(settings: dict[str, Any]) -> Retriever:
@@ -158,3 +189,44 @@ def observed(ranks: Ranks, parts: list[Tensor]) -> dict[str, Tensor]:
     for _ in range(3):
         frequency.observe(parts[ranks.rank] if ranks.world > 1 else torch.cat(parts))
     return frequency.tensors()
+
+
+def tdm_fitted(ranks: Ranks, folder: Path, settings: dict[str, Any], start: Path | None = None) -> dict[str, float]:
+    """A TDM fitted on a planted world, over a catalogue with an item more where it starts warm; leaves a bundle."""
+    world = Planted(users=60, items=ITEMS, clusters=2, mean_length=8)
+    data = folder / f"data_of_{ranks.rank}"
+    view = planted_view(data, world, without=() if start else (105,))
+    config = TdmConfig.model_validate({**_TDM, **settings})
+    out, scratch = folder / "out", folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    metrics = TdmRecipe().fit(config, replace(view, ranks=ranks, start=start), {}, out, QuietProgress(scratch))
+    if ranks.leads:
+        view.features.save(out / "features")
+        view.catalogue.save(out)
+    ranks.wait()
+    return metrics
+
+
+_TDM: dict[str, Any] = {
+    "dim": 8,
+    "heads": 1,
+    "history": "recency",
+    "dropout": 0.0,
+    "precision": "float32",
+    "lr": 0.01,
+    "batch_users": 8,
+    "max_epochs": 4,
+    "slack": 0.2,
+    "relearning": "likelihood",
+    "tree": "random",
+}
+
+
+def learned_anew_apart(ranks: Ranks, folder: Path) -> ItemTree:
+    """The tree that workers learn anew out of weights of which each has its own."""
+    view = planted_view(folder / f"data_of_{ranks.rank}", Planted(users=20, items=ITEMS, clusters=2, mean_length=8))
+    config = TdmConfig.model_validate({**_TDM, "relearning": "clusters"})
+    torch.manual_seed(ranks.rank)
+    tree = at_random(ITEMS)
+    model = Tdm(TwoTower(TwoTowerShape(ITEMS + 2, dim=8, history="mean"), torch.arange(ITEMS) + 2, {}), tree)
+    return learned_anew(model, tree, config, replace(view, ranks=ranks))

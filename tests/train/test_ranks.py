@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -67,6 +68,7 @@ def test_sparse_gradients_are_added_by_gloo_and_not_by_nccl(monkeypatch: pytest.
     [
         *({}, {"sampled": True}, {"accumulate": 3}, {"accumulate": 3, "mined": True}, {"recompute": True}),
         *({"interests": 3}, {"interests": 3, "mined": True}, {"interests": 2, "places": 0.2, "accumulate": 3}),
+        *({"tree": "levels"}, {"tree": "levels", "places": 0.4, "accumulate": 3}, {"tree": "beam", "accumulate": 2}),
     ],
     ids=str,
 )
@@ -83,10 +85,13 @@ def test_gradients_of_two_workers_are_those_of_one_on_the_whole_batch(
     assert max(float((whole[name] - shares[0][name]).abs().max()) for name in whole) <= 1e-6
 
 
-def test_a_batch_of_fewer_sequences_than_workers_is_learned_from_once(together: Together, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"tree": "levels"}, {"tree": "beam"}], ids=str)
+def test_a_batch_of_fewer_sequences_than_workers_is_learned_from_once(
+    together: Together, tmp_path: Path, more: dict[str, Any]
+) -> None:
     from ranks_at_work import fitted
 
-    settings = {"users": 9, "batch_users": 4, "max_epochs": 3}
+    settings = {"users": 9, "batch_users": 4, "max_epochs": 3, **more}
     whole, _ = fitted(ALONE, tmp_path / "one", dict(settings))
     (shared, _), _ = together(fitted, tmp_path / "two", settings)
     assert [r.loss for r in shared.curve] == pytest.approx([r.loss for r in whole.curve], rel=1e-5)
@@ -166,3 +171,37 @@ def test_a_streamed_frequency_learns_from_the_targets_of_all_workers(together: T
     assert equal(one, two)
     assert equal(one, observed(ALONE, parts))
     assert int(one["time"]) == 30
+
+
+def test_a_tdm_of_two_workers_is_that_of_one_from_scratch_and_warm(together: Together, tmp_path: Path) -> None:
+    from ranks_at_work import tdm_fitted
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, one / "warm", two, two / "warm"):
+        folder.mkdir()
+    whole = tdm_fitted(ALONE, one, {})
+    shared, nothing = together(tdm_fitted, two, {})
+    assert nothing == {}  # the leader alone writes and tells
+    assert losses(two)[0] == pytest.approx(losses(one)[0], rel=1e-4)
+    assert losses(two)[1] == pytest.approx(losses(one)[1], rel=0.02)  # a rounding can put an item into another leaf
+    assert shared["validation_hr@10"] == pytest.approx(whole["validation_hr@10"], abs=0.05)
+
+    night = {"loss": "beam", "training_beam": 4, "rounds": 1}
+    tdm_fitted(ALONE, one / "warm", night, two / "out")
+    went_on, _ = together(tdm_fitted, two / "warm", night, two / "out")
+    assert (went_on["kept_leaves"], went_on["inserted_items"]) == (29, 1)
+    assert losses(two / "warm") == pytest.approx(losses(one / "warm"), rel=1e-4)
+
+
+def losses(fitted: Path) -> list[float]:
+    """Of the one epoch of each round."""
+    record = json.loads((fitted / "out" / "components" / "tdm" / "training.json").read_text())
+    return [epoch["loss"] for one in record["rounds"] for epoch in one["curve"]]
+
+
+def test_a_tree_learned_anew_is_the_leaders(together: Together, tmp_path: Path) -> None:
+    from ranks_at_work import learned_anew_apart
+
+    first, second = together(learned_anew_apart, tmp_path)
+    own = learned_anew_apart(ALONE, tmp_path)
+    assert first.rows.tolist() == second.rows.tolist() == own.rows.tolist()
