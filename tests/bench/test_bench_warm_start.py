@@ -20,7 +20,7 @@ from recsys.columns import ITEM_ID, TIMESTAMP_MS, USER_ID
 from recsys.data.dataset import write_dataset
 from recsys.data.splits import Holdout
 from recsys.features.auto import infer_definition
-from recsys.recipes.two_tower import TwoTowerConfig, TwoTowerRecipe
+from recsys.recipes import RECIPES
 from recsys.train.progress import QuietProgress
 
 pytestmark = [pytest.mark.bench, pytest.mark.data]
@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.data]
 SETTINGS = {
     "dim": 32, "history_length": 50, "blocks": 1, "widening": 2, "batch_users": 8, "max_epochs": 15, "ema": 0.99
 }  # fmt: skip
+OF_RECIPE: dict[str, dict[str, object]] = {"two_tower": {}, "tdm": {"rounds": 1, "tree": "categories"}}
 NEWEST = 0.05
 SEEDS = (0, 1, 2)
 
@@ -58,16 +59,20 @@ def prepared(folder: Path, shared_data: Path, *, newest: bool) -> Prepared:
     return Prepared.open(folder / "prepared")
 
 
-def fitted(data: Prepared, out: Path, seed: int, start: Path | None = None) -> tuple[dict[str, float], Curve]:
+def fitted(
+    recipe: str, data: Prepared, out: Path, seed: int, start: Path | None = None
+) -> tuple[dict[str, float], Curve]:
     """Metrics and curve; `out` can be started from."""
     scratch = out / "scratch"
     scratch.mkdir(parents=True)
     view = replace(data.view(seed=seed, threads=1, device="cpu"), start=start)
-    config = TwoTowerConfig.model_validate(SETTINGS)
-    metrics = TwoTowerRecipe().fit(config, view, {}, out, QuietProgress(scratch))
+    config = RECIPES[recipe].config_type.model_validate(SETTINGS | OF_RECIPE[recipe])
+    metrics = RECIPES[recipe].fit(config, view, {}, out, QuietProgress(scratch))
     data.features.save(out / "features")
-    record = json.loads((out / "components" / "two_tower" / "training.json").read_text())
-    return metrics, [(epoch["metrics"]["ndcg@10"], epoch["seconds"]) for epoch in record["curve"]]
+    view.catalogue.save(out)
+    record = json.loads((out / "components" / recipe / "training.json").read_text())
+    curve = record["rounds"][-1]["curve"] if "rounds" in record else record["curve"]
+    return metrics, [(epoch["metrics"]["ndcg@10"], epoch["seconds"]) for epoch in curve]
 
 
 def reached(curve: Curve, wanted: float) -> tuple[float, float]:
@@ -78,15 +83,16 @@ def reached(curve: Curve, wanted: float) -> tuple[float, float]:
     return np.inf, np.inf
 
 
-def test_what_a_warm_start_saves(shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", list(OF_RECIPE))
+def test_what_a_warm_start_saves(shared_data: Path, tmp_path: Path, recipe: str) -> None:
     before = prepared(tmp_path / "before", shared_data, newest=False)
     after = prepared(tmp_path / "after", shared_data, newest=True)
     rows = []
     for seed in SEEDS:
         folder = tmp_path / str(seed)
-        fitted(before, folder / "before", seed)
-        _, cold = fitted(after, folder / "cold", seed)
-        began, warm = fitted(after, folder / "warm", seed, folder / "before")
+        fitted(recipe, before, folder / "before", seed)
+        _, cold = fitted(recipe, after, folder / "cold", seed)
+        began, warm = fitted(recipe, after, folder / "warm", seed, folder / "before")
         best = max(ndcg for ndcg, _ in cold)
         for share in (0.95, 0.99, 1.0):
             (cold_epochs, cold_s), (epochs, seconds) = reached(cold, share * best), reached(warm, share * best)
