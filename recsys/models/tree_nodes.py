@@ -22,6 +22,7 @@ class TreeNodes(nn.Module):
         tree: which item each leaf holds.
 
     Attributes:
+        held: the tree.
         rows: (S,) catalogue row at each slot, -1 = vacant.
         leaves: (N,) slot of each catalogue row, -1 = not in the tree.
         live: nodes with an item below, ascending.
@@ -40,6 +41,7 @@ class TreeNodes(nn.Module):
         super().__init__()
         if tree.slots < 2:
             raise ValueError("a tree to train has at least two leaf slots")
+        self.held = tree
         for name, tensor in _tables(tree).items():
             self.register_buffer(name, tensor, persistent=False)
 
@@ -66,6 +68,7 @@ class TreeNodes(nn.Module):
         """
         if tree.slots != self.slots:
             raise ValueError(f"the tree has {self.slots} leaf slots, not {tree.slots}")
+        self.held = tree
         for name, tensor in _tables(tree).items():
             setattr(self, name, tensor.to(self.rows.device))
 

@@ -123,7 +123,7 @@ class RetrieverRecipe(ABC, Generic[ConfigT]):
         taken = start_from(model, view.features, weights, earlier, config.warm_start.new_rows)
         metrics = {"started_items": float(taken.items - taken.new_items), "new_items": float(taken.new_items)}
         if view.validation is not None and len(view.validation) and view.epochs is None:
-            found = _validator(view)(model.eval())
+            found = validator_of(view)(model.eval())
             metrics |= {f"start_validation_{name}": value for name, value in found.items()}
         return metrics
 
@@ -220,7 +220,7 @@ def train(
     if view.epochs is not None:
         config = config.model_copy(update={"max_epochs": view.epochs})
     elif view.validation is not None and len(view.validation):
-        validator = _validator(view)
+        validator = validator_of(view)
         validate = lambda: validator(model)  # noqa: E731 (a closure over two names)
     trainer = Trainer(
         model, objective, source, config, progress, validate, device=model.device, ranks=view.ranks, also=objective
@@ -252,7 +252,8 @@ def _chosen(
     return tuple(known[name] for name in wanted)
 
 
-def _validator(view: TrainView) -> RankingValidator:
+def validator_of(view: TrainView) -> RankingValidator:
+    """Of all targets of a view that has a validation set."""
     assert view.validation is not None
     return RankingValidator(view.validation, view.encoder, view.user_frame, view.seed, view.ranks)
 

@@ -38,6 +38,24 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """How a fit went.
+
+    Attributes:
+        alone: of the towers before there was a tree; None = they were learned in the rounds.
+        rounds: on a tree, one at least.
+    """
+
+    alone: TrainingResult | None
+    rounds: Sequence[Round]
+
+    @property
+    def results(self) -> list[TrainingResult]:
+        """Of all stages."""
+        return [*([] if self.alone is None else [self.alone]), *(one.result for one in self.rounds)]
+
+
+@dataclass(frozen=True, slots=True)
 class TopNode:
     """A node near the root.
 
@@ -73,22 +91,11 @@ def top_of_tree(tree: ItemTree, catalogue: Catalogue, train: Interactions) -> li
     return [node for _, _, node in sorted(found, key=lambda one: one[:2])]
 
 
-def tdm_record(rounds: Sequence[Round], top: Sequence[TopNode]) -> str:
+def tdm_record(training: Training, top: Sequence[TopNode]) -> str:
     """What `tdm_sections` shows, as JSON."""
     record = {
-        "rounds": [
-            {
-                "epochs": one.result.epochs,
-                "samples_per_s": one.result.samples_per_s,
-                "seconds": one.result.seconds,
-                "curve": [
-                    {"epoch": r.epoch, "loss": r.loss, "seconds": r.seconds, "metrics": dict(r.metrics)}
-                    for r in one.result.curve
-                ],
-                "beams": [asdict(beam) for beam in one.beams],
-            }
-            for one in rounds
-        ],
+        "alone": None if training.alone is None else _stage(training.alone),
+        "rounds": [{**_stage(one.result), "beams": [asdict(beam) for beam in one.beams]} for one in training.rounds],
         "top": [asdict(node) for node in top],
     }
     return json.dumps(record, indent=1) + "\n"
@@ -96,16 +103,35 @@ def tdm_record(rounds: Sequence[Round], top: Sequence[TopNode]) -> str:
 
 def tdm_sections(record: Mapping[str, Any]) -> list[Section]:
     """Sections from a component's `training.json`."""
-    rounds = record["rounds"]
-    intro = (
-        f"{len(rounds)} rounds of training, at {rounds[-1]['samples_per_s']:,.0f} targets a second; after each but the "
-        "last the tree was learned anew. A beam keeps the best nodes of every level; one as wide as the tree is brute "
-        "force with the same scorer, which recall and regret compare the narrower ones with."
+    alone, rounds = record["alone"], record["rounds"]
+    first = (
+        "The towers were fitted alone, as a two-tower's, and the tree made of clusters of their items' vectors; then "
+        "inner nodes and attention were learned"
+        if alone
+        else "Towers, inner nodes and attention were learned"
     )
-    blocks: list[Block] = [_round_table(rounds), *_curve(rounds)]
+    several = "" if len(rounds) == 1 else f" in {len(rounds)} rounds, between which the tree was learned anew"
+    intro = (
+        f"{first}{several}, at {rounds[-1]['samples_per_s']:,.0f} targets a second. A beam keeps the best nodes of "
+        "every level; one as wide as the tree is brute force with the same scorer, which recall and regret compare the "
+        "narrower ones with."
+    )
+    stages = [*([("towers alone", alone)] if alone else []), *((f"round {n}", one) for n, one in enumerate(rounds, 1))]
+    blocks: list[Block] = [_stage_table(stages), _curve(stages)]
     if rounds[-1]["beams"]:
         blocks += _beams(rounds[-1]["beams"])
     return [Section("TDM", intro, [*blocks, _picture(record["top"])])]
+
+
+def _stage(result: TrainingResult) -> dict[str, Any]:
+    return {
+        "epochs": result.epochs,
+        "samples_per_s": result.samples_per_s,
+        "seconds": result.seconds,
+        "curve": [
+            {"epoch": r.epoch, "loss": r.loss, "seconds": r.seconds, "metrics": dict(r.metrics)} for r in result.curve
+        ],
+    }
 
 
 def _bounds(tree: ItemTree, level: int) -> list[int]:
@@ -127,28 +153,40 @@ def _standing_out(categories: Categories, rows: Rows) -> list[str]:
     return [categories.names[at] for at in best[:KINDS]]
 
 
-def _round_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
-    """What each tree came to: the last validation, and beams of it."""
-    beams = [beam["beam"] for beam in rounds[0]["beams"]]
-    columns = ["round", "epochs", "seconds", "validation HR@10, all leaves"]
-    columns += [f"HR@10, beam {beam}" for beam in beams]
-    rows = []
-    for number, one in enumerate(rounds, start=1):
-        best = next((point for point in one["curve"] if point["epoch"] == one["epochs"]), None)
-        validated = None if best is None else best["metrics"].get("hr@10")
-        rows.append([number, one["epochs"], round(one["seconds"]), validated, *(b["hit_rate"] for b in one["beams"])])
-    return Table(columns, rows, "The rounds; the beams on a sample of the validation set, the widest is brute force.")
-
-
-def _curve(rounds: Sequence[Mapping[str, Any]]) -> list[Block]:
-    points = [(number, point) for number, one in enumerate(rounds, start=1) for point in one["curve"]]
-    validated = [(number, point) for number, point in points if point["metrics"]]
-    names = sorted(validated[0][1]["metrics"]) if validated else []
-    rows = [
-        [number, point["epoch"], round(point["seconds"]), point["loss"], *(point["metrics"].get(n) for n in names)]
-        for number, point in points
+def _stage_table(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """What each stage came to: the best validation, and beams of its tree."""
+    beams = [beam["beam"] for beam in stages[-1][1]["beams"]]
+    columns = [
+        "stage",
+        "epochs",
+        "seconds",
+        "targets/s",
+        "validation HR@10",
+        *(f"HR@10, beam {beam}" for beam in beams),
     ]
-    return [Table(["round", "epoch", "seconds", "loss", *names], rows, "Mean loss and validation by brute force.")]
+    rows = []
+    for name, stage in stages:
+        best = next((point for point in stage["curve"] if point["epoch"] == stage["epochs"]), None)
+        validated = None if best is None else best["metrics"].get("hr@10")
+        found = [beam["hit_rate"] for beam in stage["beams"]] if "beams" in stage else [None] * len(beams)
+        speed = f"{stage['samples_per_s']:,.0f}"
+        rows.append([name, stage["epochs"], round(stage["seconds"]), speed, validated, *found])
+    caption = (
+        "Validation is of the whole catalogue without a tree, of the default beam with one, on a sample of the targets "
+        "where they are many; the beams are on a smaller sample, the widest is brute force."
+    )
+    return Table(columns, rows, caption)
+
+
+def _curve(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    points = [(name, point) for name, stage in stages for point in stage["curve"]]
+    validated = [point for _, point in points if point["metrics"]]
+    names = sorted(validated[0]["metrics"]) if validated else []
+    rows = [
+        [name, point["epoch"], round(point["seconds"]), point["loss"], *(point["metrics"].get(n) for n in names)]
+        for name, point in points
+    ]
+    return Table(["stage", "epoch", "seconds", "loss", *names], rows, "Mean loss and validation by epoch.")
 
 
 def _beams(beams: Sequence[Mapping[str, Any]]) -> list[Block]:

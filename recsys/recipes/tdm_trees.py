@@ -35,31 +35,47 @@ class Begun:
 
     Attributes:
         model: on the CPU.
-        tree: the one in it.
-        metrics: what was taken over from an earlier run; empty where there is none.
+        metrics: what was taken over of an earlier run's tree; empty where there is none.
     """
 
     model: Tdm
-    tree: ItemTree
     metrics: dict[str, float]
 
 
-def begun(users: TwoTower, config: TdmConfig, view: TrainView) -> Begun:
-    """An untrained model, or that of the run to start from, over the view's catalogue.
+def started_towers(users: TwoTower, config: TdmConfig, view: TrainView) -> dict[str, float]:
+    """Puts in the towers of the run to start from, where there is one; says what was taken over.
 
     Raises:
         BundleError: when a file of the earlier run is missing or damaged.
         ConfigError: when its model had another shape.
         FeatureMismatchError: when it knew none of these items.
     """
+    if view.start is None:
+        return {}
+    weights = component_directory(view.start, Tdm.name) / WEIGHTS
+    features = FeatureSet.open(view.start / FEATURES_FOLDER)
+    taken = start_from(users, view.features, weights, features, config.warm_start.new_rows, Tdm.name)
+    return {"started_items": float(taken.items - taken.new_items), "new_items": float(taken.new_items)}
+
+
+def begun(users: TwoTower, config: TdmConfig, view: TrainView) -> Begun:
+    """A model with towers and a tree over the view's catalogue, that of the run to start from where there is one.
+
+    Raises:
+        BundleError: when a file of the earlier run is missing or damaged.
+    """
+    torch.manual_seed(view.seed)
     if view.start is not None:
         return _gone_on(users, config, view, view.start)
-    tree = first_tree(config, view)
-    return Begun(Tdm(users, tree, config.attended, config.cap), tree, {})
+    tree = first_tree(users, config, view)
+    return Begun(Tdm(users, tree, config.attended, config.cap), {})
 
 
-def first_tree(config: TdmConfig, view: TrainView) -> ItemTree:
-    """The tree before anything is learned: by kind, then by what is counted, or at random."""
+def first_tree(users: TwoTower, config: TdmConfig, view: TrainView) -> ItemTree:
+    """By the towers' vectors; or before anything is learned: by kind, then by what is counted, or at random."""
+    if config.tree == "vectors":
+        vectors = item_vectors(users.eval())[:, : config.dim]
+        return _leaders(lambda: by_two_means(vectors, config.slack, view.seed), view.ranks, len(vectors))
     fields = [field for field in view.features.fields("item") if field.kind != "id"]
     if config.tree == "random" or not fields:
         return at_random(len(view.catalogue), view.seed, config.slack)
@@ -69,13 +85,15 @@ def first_tree(config: TdmConfig, view: TrainView) -> ItemTree:
     return in_order(np.lexsort(keys.T[::-1]).astype(np.int32), config.slack)
 
 
-def learned_anew(model: Tdm, tree: ItemTree, config: TdmConfig, view: TrainView) -> ItemTree:
-    """The tree after a round, with as many leaves, put into the model; the same on every worker."""
+def learn_anew(model: Tdm, config: TdmConfig, view: TrainView) -> None:
+    """Puts the tree after a round, with as many leaves, into the model; the same on every worker."""
+    if config.relearning == "none":
+        return
     by_likelihood = config.relearning == "likelihood"
     relearn = _by_likelihood if by_likelihood else _by_clusters
+    tree = model.tree.held
     learned = _leaders(lambda: relearn(model, tree, config, view), view.ranks, len(tree))
     model.set_tree(learned, keep_inner=by_likelihood)
-    return learned
 
 
 def _by_likelihood(model: Tdm, tree: ItemTree, config: TdmConfig, view: TrainView) -> ItemTree:
@@ -95,8 +113,6 @@ def _gone_on(users: TwoTower, config: TdmConfig, view: TrainView, start: Path) -
     and its inner nodes are the means of their leaves; else these are what they were. Attention is, either way.
     """
     directory = component_directory(start, Tdm.name)
-    features = FeatureSet.open(start / FEATURES_FOLDER)
-    taken = start_from(users, view.features, directory / WEIGHTS, features, config.warm_start.new_rows, Tdm.name)
     earlier, moved = _earlier(directory / TREE, Catalogue.open(start), view.catalogue)
     new = int(np.count_nonzero(moved.leaves < 0))
     vectors = item_vectors(users.eval())[:, : config.dim]
@@ -107,13 +123,11 @@ def _gone_on(users: TwoTower, config: TdmConfig, view: TrainView, start: Path) -
     _take_over(model, earlier, inner=kept)
     known = len(moved) - new
     metrics = {
-        "started_items": taken.items - taken.new_items,
-        "new_items": taken.new_items,
         "kept_leaves": known if kept else 0,
         "inserted_items": new if kept else 0,
         "removed_items": len(earlier.tree) - known,
     }
-    return Begun(model, tree, {name: float(count) for name, count in metrics.items()})
+    return Begun(model, {name: float(count) for name, count in metrics.items()})
 
 
 def _leaders(make: Callable[[], ItemTree], ranks: Ranks, count: int) -> ItemTree:

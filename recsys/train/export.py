@@ -1,4 +1,4 @@
-"""The user tower as ONNX, checked against torch before anyone may use it."""
+"""What leaves training: vectors, the nodes of a tree, and the user tower as ONNX, checked against torch first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from recsys.errors import TrainingError
 from recsys.features.definition import HISTORY, HISTORY_AGE
 from recsys.files import replacing
+from recsys.index.node_attention import NodeAttention
 from recsys.models.retriever import Retriever
+from recsys.models.tdm import Tdm
 from recsys.types import Floats
 
 HISTORY_VECTORS: Final = "history_vectors"
@@ -121,6 +123,15 @@ def write_history_vectors(model: Retriever, path: Path) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         for block in model.items.history_blocks():
             file.write(block.cpu().numpy().astype("<f4", copy=False).data)
+
+
+@torch.no_grad()
+def node_attention(model: Tdm) -> NodeAttention:
+    """The nodes and the attention of a tree retriever as they are served; those of the model may share memory."""
+    attention = model.attention
+    key, value, ages = (w.detach().cpu().numpy() for w in (attention.key, attention.value, attention.age_weight))
+    nodes = torch.cat([block.detach().cpu() for block in model.node_blocks()]).numpy()
+    return NodeAttention(model.tree.held, nodes, key, value, ages, attention.cap)
 
 
 @torch.no_grad()

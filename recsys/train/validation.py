@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -20,15 +18,37 @@ from recsys.train.ranks import ALONE, Ranks
 from recsys.types import RaggedRows
 
 _HISTORIES_AT_ONCE = 64
-USERS_AT_ONCE: Final = 256
-ITEMS_AT_ONCE: Final = 16_384
+_USERS_AT_ONCE, _ITEMS_AT_ONCE = 256, 16_384
 """A tile of scores takes 16 MiB."""
 _MOST = 20_000
 _MOST_SCORES = 10_000_000_000
 """So many products of a user and an item take a core about a minute."""
 
-UsersT = TypeVar("UsersT")
-"""What a scorer knows of a block of users."""
+
+def list_metrics(ranks: NDArray[np.int64], cutoff: int, workers: Ranks = ALONE) -> Mapping[str, float]:
+    """HR and NDCG at a cutoff of targets by their ranks, 1 = first, of all workers together; some must have one."""
+    hits = ranks <= cutoff
+    gain = np.where(hits, 1.0 / np.log2(ranks + 1.0), 0.0)
+    count, hit, gained = workers.sum([len(ranks), hits.sum(), gain.sum()])
+    return {f"hr@{cutoff}": hit / count, f"ndcg@{cutoff}": gained / count}
+
+
+def sample_of(targets: EvaluationSet, most: int, seed: int) -> EvaluationSet:
+    """All targets, or `most` of them drawn at random."""
+    if len(targets) <= most:
+        return targets
+    return only(targets, np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False)))
+
+
+def only(targets: EvaluationSet, chosen: NDArray[np.int64]) -> EvaluationSet:
+    """The targets at some places."""
+    return EvaluationSet(
+        targets.sequences,
+        targets.user[chosen],
+        targets.history_end[chosen],
+        targets.target[chosen],
+        targets.eligible,
+    )
 
 
 class RankingValidator:
@@ -43,7 +63,6 @@ class RankingValidator:
         user_frame: raw user attributes.
         seed: of the sample.
         workers: those that validate together, each its share of the targets.
-        most: targets in the sample.
     """
 
     def __init__(
@@ -53,20 +72,18 @@ class RankingValidator:
         user_frame: pl.DataFrame | None,
         seed: int = 0,
         workers: Ranks = ALONE,
-        most: int = _MOST,
     ) -> None:
         self.items = len(encoder.item_index)
         self.workers = workers
-        chosen = _sample(targets, min(most, max(1, _MOST_SCORES // self.items)), seed)
+        chosen = sample_of(targets, min(_MOST, max(1, _MOST_SCORES // self.items)), seed)
         self.counts = workers.rank < len(chosen)  # who gets no target computes one that does not count
-        chosen = _only(chosen, np.arange(workers.rank if self.counts else 0, len(chosen), workers.world))
+        chosen = only(chosen, np.arange(workers.rank if self.counts else 0, len(chosen), workers.world))
         users = chosen.users(0, len(chosen), user_frame)
         codes = encoder.encode_users(users, trim=True)
         self.codes = {name: torch.from_numpy(values.astype(np.int64)) for name, values in codes.items()}
         self.met: Tensor | None = None
         if HISTORY in self.codes:
             self.met, self.codes[HISTORY] = torch.unique(self.codes[HISTORY], return_inverse=True)
-        self.history = users.history
         self.by_length = np.argsort(users.history.lengths, kind="stable")
         self.by_target = np.argsort(chosen.target, kind="stable")
         self.target = torch.from_numpy(chosen.target[self.by_target].astype(np.int64))
@@ -80,15 +97,7 @@ class RankingValidator:
     @torch.no_grad()
     def __call__(self, model: Retriever, cutoff: int = 10) -> Mapping[str, float]:
         """Metrics of the model, put in evaluation mode by the caller; the same on every worker."""
-        return self.metrics(self.ranks(model), cutoff)
-
-    def metrics(self, ranks: NDArray[np.int64], cutoff: int = 10) -> Mapping[str, float]:
-        """What the targets' ranks (M,) amount to, over all workers."""
-        counted = ranks[: None if self.counts else 0]
-        hits = counted <= cutoff
-        gain = np.where(hits, 1.0 / np.log2(counted + 1.0), 0.0)
-        count, hit, gained = self.workers.sum([len(counted), hits.sum(), gain.sum()])
-        return {f"hr@{cutoff}": hit / count, f"ndcg@{cutoff}": gained / count}
+        return list_metrics(self.ranks(model)[: None if self.counts else 0], cutoff, self.workers)
 
     @torch.no_grad()
     def ranks(self, model: Retriever) -> NDArray[np.int64]:
@@ -96,56 +105,41 @@ class RankingValidator:
 
         Of one worker among several, those of its share.
         """
-        users = torch.split(self.user_vectors(model), USERS_AT_ONCE)
-        return self.ranks_by(_Products(users[0]), users, lambda: model.items.catalogue_blocks(ITEMS_AT_ONCE))
-
-    def ranks_by(
-        self, scorer: TileScores[UsersT], users: Sequence[UsersT], tiles: Callable[[], Iterator[Tensor]]
-    ) -> NDArray[np.int64]:
-        """As `ranks`, by any scores.
-
-        Args:
-            scorer: what users make of items.
-            users: the targets' users, 256 at a time, in the order of `by_target`.
-            tiles: the vectors of all items, 16,384 at a time.
-        """
-        wanted = self._target_scores(scorer, users, tiles)
+        users = torch.split(self._user_vectors(model), _USERS_AT_ONCE)
+        products = _Products(users[0])
+        wanted = self._target_scores(model, users, products)
         better = [torch.zeros_like(scores, dtype=torch.long) for scores in wanted]
-        for tile, items in enumerate(tiles()):
-            first = tile * ITEMS_AT_ONCE
+        for tile, items in enumerate(model.items.catalogue_blocks(_ITEMS_AT_ONCE)):
+            first = tile * _ITEMS_AT_ONCE
             hidden = None if self.ineligible is None else self.ineligible[first : first + len(items)].to(items.device)
-            for block, asked in enumerate(users):
-                scores = scorer.scores(asked, items)
+            for block, vectors in enumerate(users):
+                scores = products.scores(vectors, items)
                 scores[self.excluded.of(block, tile)] = -torch.inf
                 if hidden is not None:
                     scores[:, hidden] = -torch.inf
-                better[block] += scorer.at_least(scores, wanted[block])
+                better[block] += products.at_least(scores, wanted[block])
         ranks = np.empty(len(self.target), np.int64)
         ranks[self.by_target] = torch.cat(better)[:, 0].cpu().numpy()
         return np.where(self.absent, self.items + 1, ranks)
 
-    def _target_scores(
-        self, scorer: TileScores[UsersT], users: Sequence[UsersT], tiles: Callable[[], Iterator[Tensor]]
-    ) -> list[Tensor]:
+    def _target_scores(self, model: Retriever, users: Sequence[Tensor], products: _Products) -> list[Tensor]:
         """(…, 1) scores of the users' targets, block by block.
 
         Out of the very products in which they are then compared: another one might round otherwise, and an item
         as good as the target, or the target itself, would count by luck.
         """
-        targets = torch.split(self.target, USERS_AT_ONCE)
-        wanted: list[Tensor] = []
-        for tile, items in enumerate(tiles()):
-            if not wanted:
-                wanted = [items.new_zeros(len(target), 1) for target in targets]
+        wanted = [torch.zeros_like(vectors[:, 0, :1]) for vectors in users]
+        targets = torch.split(self.target, _USERS_AT_ONCE)
+        for tile, items in enumerate(model.items.catalogue_blocks(_ITEMS_AT_ONCE)):
             for block, target in enumerate(targets):
-                column = target - tile * ITEMS_AT_ONCE
+                column = target - tile * _ITEMS_AT_ONCE
                 here = ((column >= 0) & (column < len(items))).nonzero()[:, 0]
                 if len(here):
-                    scores = scorer.scores(users[block], items)
+                    scores = products.scores(users[block], items)
                     wanted[block][here, 0] = scores[here, column[here]]
         return wanted
 
-    def user_vectors(self, model: Retriever) -> Tensor:
+    def _user_vectors(self, model: Retriever) -> Tensor:
         """(M, K, d_out) user vectors, K = 1 where a user has one, in the order of their targets' rows."""
         device = model.items.index.device
         reads = self.met is not None and model.reads_history
@@ -162,26 +156,25 @@ class RankingValidator:
         return vectors[torch.from_numpy(self.by_target).to(device)]
 
 
-class TileScores(ABC, Generic[UsersT]):
+class _Products:
     """Scores of a block of users and a tile of items, in memory that is used over and over.
 
     New memory for each would take as long as the product itself.
-
-    Args:
-        like: of which type and where.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._scores, self._hits = like.new_empty((2, USERS_AT_ONCE * ITEMS_AT_ONCE))
+        self._scores, self._hits, self._products = like.new_empty((3, _USERS_AT_ONCE * _ITEMS_AT_ONCE))
 
-    @abstractmethod
-    def scores(self, users: UsersT, items: Tensor) -> Tensor:
-        """Users and items (I, d_out) → (U, I) in `room`; valid until the next call."""
-
-    def room(self, users: int, items: int) -> Tensor:
-        """(users, items) to write scores to."""
-        room: Tensor = self._scores[: users * items].view(users, items)
-        return room
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """(U, K, d) users and (I, d) items → (U, I), the largest of K products; valid until the next call."""
+        shape = (len(users), len(items))
+        scores: Tensor = self._scores[: shape[0] * shape[1]].view(shape)
+        first, *others = users.unbind(dim=1)
+        torch.mm(first, items.T, out=scores)
+        products = self._products[: scores.numel()].view(shape)
+        for interest in others:
+            torch.maximum(scores, torch.mm(interest, items.T, out=products), out=scores)
+        return scores
 
     def at_least(self, scores: Tensor, wanted: Tensor) -> Tensor:
         """(U, 1) how many of the scores (U, I) are as good as what is wanted (U, 1).
@@ -190,24 +183,6 @@ class TileScores(ABC, Generic[UsersT]):
         """
         hits = torch.ge(scores, wanted, out=self._hits[: scores.numel()].view(scores.shape))
         return hits.sum(dim=1, keepdim=True).long()
-
-
-class _Products(TileScores[Tensor]):
-    """The largest of a user's K products."""
-
-    def __init__(self, like: Tensor) -> None:
-        super().__init__(like)
-        self._products = torch.empty_like(self._scores)
-
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
-        """See `TileScores.scores`; users (U, K, d_out)."""
-        scores = self.room(len(users), len(items))
-        first, *others = users.unbind(dim=1)
-        torch.mm(first, items.T, out=scores)
-        products = self._products[: scores.numel()].view(scores.shape)
-        for interest in others:
-            torch.maximum(scores, torch.mm(interest, items.T, out=products), out=scores)
-        return scores
 
 
 class _Excluded:
@@ -223,12 +198,12 @@ class _Excluded:
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         user, row = np.repeat(place, excluded.lengths), excluded.values.astype(np.int64)
-        self._across = -(-items // ITEMS_AT_ONCE)
-        tile = user // USERS_AT_ONCE * self._across + row // ITEMS_AT_ONCE
+        self._across = -(-items // _ITEMS_AT_ONCE)
+        tile = user // _USERS_AT_ONCE * self._across + row // _ITEMS_AT_ONCE
         by_tile = np.argsort(tile, kind="stable")
-        self._user = torch.from_numpy(user[by_tile] % USERS_AT_ONCE)
-        self._row = torch.from_numpy(row[by_tile] % ITEMS_AT_ONCE)
-        tiles = -(-len(order) // USERS_AT_ONCE) * self._across
+        self._user = torch.from_numpy(user[by_tile] % _USERS_AT_ONCE)
+        self._row = torch.from_numpy(row[by_tile] % _ITEMS_AT_ONCE)
+        tiles = -(-len(order) // _USERS_AT_ONCE) * self._across
         self._start = np.searchsorted(tile[by_tile], np.arange(tiles + 1))
 
     def of(self, block: int, tile: int) -> tuple[Tensor, Tensor]:
@@ -257,19 +232,3 @@ def _newest_states(model: Retriever, table: Tensor | None, codes: dict[str, Tens
     place = torch.arange(longest, device=history.device) + (history.shape[1] - length)[:, None]
     shifted = history.gather(1, place.clamp(max=history.shape[1] - 1))
     return model.states_after(table[shifted], length, codes)
-
-
-def _sample(targets: EvaluationSet, most: int, seed: int) -> EvaluationSet:
-    if len(targets) <= most:
-        return targets
-    return _only(targets, np.sort(np.random.default_rng(seed).choice(len(targets), most, replace=False)))
-
-
-def _only(targets: EvaluationSet, chosen: NDArray[np.int64]) -> EvaluationSet:
-    return EvaluationSet(
-        targets.sequences,
-        targets.user[chosen],
-        targets.history_end[chosen],
-        targets.target[chosen],
-        targets.eligible,
-    )

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.data]
 SETTINGS = {
     "dim": 32, "history_length": 50, "blocks": 1, "widening": 2, "batch_users": 8, "max_epochs": 15, "ema": 0.99
 }  # fmt: skip
-OF_RECIPE: dict[str, dict[str, object]] = {"two_tower": {}, "tdm": {"rounds": 1, "tree": "categories"}}
+OF_RECIPE: dict[str, dict[str, object]] = {"two_tower": {}, "tdm": {"round_epochs": 15, "tree": "categories"}}
 NEWEST = 0.05
 SEEDS = (0, 1, 2)
 

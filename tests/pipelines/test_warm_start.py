@@ -220,7 +220,7 @@ def test_altered_weights_are_refused_by_their_file(older: Path, newer: Dataset, 
 def test_a_tree_goes_on_with_a_leaf_for_what_is_new_and_an_altered_one_is_refused(
     newer: Dataset, tmp_path: Path
 ) -> None:
-    settings = ("tdm.dim=8", "tdm.max_epochs=2", "tdm.rounds=1", "tdm.history=mean")
+    settings = ("tdm.dim=8", "tdm.max_epochs=2", "tdm.round_epochs=1", "tdm.history=mean")
     small = world(tmp_path / "small", share=0.9, without_item=NEWEST)
     first = train(small, tmp_path / "older", None, *settings, retriever="tdm")
     night = train(newer, tmp_path / "night", tmp_path / "older", *settings, retriever="tdm")

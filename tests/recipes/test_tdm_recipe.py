@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from recsys.bundle.component import read_component
 from recsys.errors import ConfigError
@@ -15,6 +16,7 @@ from recsys.index.item_tree import ItemTree
 from recsys.recipes.tdm import TdmRecipe
 from recsys.recipes.tdm_config import TdmConfig
 from recsys.recipes.tdm_trees import first_tree
+from recsys.recipes.two_tower import build_model
 from recsys.retrieval.tree_channel import TreeChannel
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
@@ -22,9 +24,22 @@ from recsys.train.progress import QuietProgress
 from recsys.train.view import TrainView
 
 WORLD = Planted(users=150, items=50, clusters=3, mean_length=12)
-CONFIG = TdmConfig(dim=8, blocks=1, heads=1, history="recency", max_epochs=8, batch_users=16, lr=1e-2, dropout=0.0)
+CONFIG = TdmConfig(
+    dim=8,
+    blocks=1,
+    heads=1,
+    history="recency",
+    tree="categories",
+    rounds=2,
+    round_epochs=4,
+    max_epochs=6,
+    batch_users=16,
+    lr=1e-2,
+    dropout=0.0,
+)
 
 Fitted = tuple[Path, dict[str, float]]
+WEIGHTS = Path("components") / "tdm" / "weights.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +47,20 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> TrainView:
     return planted_view(tmp_path_factory.mktemp("planted") / "data", WORLD)
 
 
-@pytest.fixture(scope="module", params=["clusters", "likelihood", "beam"])
+@pytest.fixture(scope="module", params=["clusters", "likelihood", "beam", "vectors"])
 def fitted(request: pytest.FixtureRequest, view: TrainView, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    setting = {"loss": "beam", "training_beam": 6} if request.param == "beam" else {"relearning": request.param}
-    return fit(view, tmp_path_factory.mktemp(request.param), **setting)
+    settings = {
+        "clusters": {},
+        "likelihood": {"relearning": "likelihood"},
+        "beam": {"loss": "beam", "training_beam": 6},
+        "vectors": {"tree": "vectors", "relearning": "likelihood"},
+    }
+    return fit(view, tmp_path_factory.mktemp(request.param), **settings[request.param])
 
 
 def fit(view: TrainView, folder: Path, **settings: object) -> Fitted:
     out, scratch = folder / "out", folder / "scratch"
-    out.mkdir()
+    out.mkdir(parents=True)
     scratch.mkdir()
     config = TdmConfig.model_validate(CONFIG.model_dump() | settings)
     return out, TdmRecipe().fit(config, view, {}, out, QuietProgress(scratch))
@@ -91,7 +111,7 @@ def test_like_items_lie_below_one_node(view: TrainView, tmp_path: Path) -> None:
 
 
 def test_the_first_tree_follows_the_categories(view: TrainView) -> None:
-    tree = first_tree(CONFIG, view)
+    tree = first_tree(build_model(CONFIG, view, "tdm"), CONFIG, view)
     order = tree.rows[tree.left_to_right()]
     clusters = order[order >= 0] % WORLD.clusters
     assert np.count_nonzero(clusters[1:] != clusters[:-1]) == WORLD.clusters - 1
@@ -103,6 +123,34 @@ def test_a_refit_takes_the_epochs_of_every_round_from_its_twin(view: TrainView, 
     record = json.loads((out / "components" / "tdm" / "training.json").read_text())
     assert [len(one["curve"]) for one in record["rounds"]] == [1, 2]
     assert {name: metrics[name] for name in chosen} == chosen
+
+
+def test_a_refit_takes_the_epochs_of_towers_alone_too(view: TrainView, tmp_path: Path) -> None:
+    chosen = {"epochs": 3.0, "epochs_of_round_1": 1.0}
+    refit = replace(view, validation=None, chosen=chosen)
+    out, metrics = fit(refit, tmp_path, tree="vectors", rounds=1)
+    record = json.loads((out / "components" / "tdm" / "training.json").read_text())
+    assert [len(stage["curve"]) for stage in (record["alone"], *record["rounds"])] == [3, 1]
+    assert {name: metrics[name] for name in chosen} == chosen
+
+
+def test_rounds_on_a_tree_of_vectors_leave_the_towers_as_they_are(view: TrainView, tmp_path: Path) -> None:
+    """And the leaves with them; inner nodes are learned."""
+    few, many = (
+        fit(view, tmp_path / str(epochs), tree="vectors", rounds=1, round_epochs=epochs, patience=9)[0]
+        for epochs in (1, 3)
+    )
+    assert (few / WEIGHTS).read_bytes() == (many / WEIGHTS).read_bytes()
+    shorter, longer = opened(few, view).attention, opened(many, view).attention
+    first = shorter.tree.first_leaf
+    assert shorter.tree.rows.tolist() == longer.tree.rows.tolist()
+    assert np.array_equal(shorter.nodes[first:], longer.nodes[first:])
+    assert not np.array_equal(shorter.nodes[:first], longer.nodes[:first])
+
+
+def test_clusters_of_vectors_that_do_not_move_are_refused() -> None:
+    with pytest.raises(ValidationError, match="relearning = likelihood or none"):
+        TdmConfig(tree="vectors", rounds=2, relearning="clusters")
 
 
 def test_the_report_shows_rounds_beams_and_the_top_of_the_tree(fitted: Fitted) -> None:

@@ -15,20 +15,31 @@ from recsys.bundle.component import read_component
 from recsys.errors import BundleError, ConfigError
 from recsys.index.item_tree import ItemTree
 from recsys.index.node_attention import NodeAttention
-from recsys.recipes.tdm import TdmRecipe, attention_of
+from recsys.recipes.tdm import TdmRecipe
 from recsys.recipes.tdm_config import TdmConfig
-from recsys.recipes.tdm_trees import Begun, begun
+from recsys.recipes.tdm_trees import Begun, begun, started_towers
 from recsys.recipes.two_tower import build_model
 from recsys.retrieval.tree_channel import TreeChannel
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
+from recsys.train.export import node_attention
 from recsys.train.progress import QuietProgress
 from recsys.train.view import TrainView
 from recsys.types import Ids
 
 WORLD = Planted(users=150, items=60, clusters=2, mean_length=12)
 CONFIG = TdmConfig(
-    dim=8, blocks=1, heads=1, history="recency", max_epochs=8, batch_users=16, lr=1e-2, dropout=0.0, slack=0.2
+    dim=8,
+    blocks=1,
+    heads=1,
+    history="recency",
+    tree="categories",
+    rounds=2,
+    round_epochs=4,
+    batch_users=16,
+    lr=1e-2,
+    dropout=0.0,
+    slack=0.2,
 )
 GONE, NEW = (103, 110, 131), (107, 112, 124, 145)
 """Items that only the older and only the newer catalogue have; those of odd id are of one cluster."""
@@ -61,8 +72,10 @@ def fit(config: TdmConfig, view: TrainView, folder: Path) -> tuple[Path, dict[st
 
 
 def begin(config: TdmConfig, view: TrainView, start: Path) -> Begun:
-    torch.manual_seed(1)
-    return begun(build_model(config, view, "tdm"), config, replace(view, start=start))
+    warm = replace(view, start=start)
+    towers = build_model(config, warm, "tdm")
+    started_towers(towers, config, warm)
+    return begun(towers, config, warm)
 
 
 def served(bundle: Path) -> NodeAttention:
@@ -77,7 +90,7 @@ def leaves_of(tree: ItemTree, view: TrainView, ids: Ids) -> Ids:
 def test_whatever_stays_keeps_its_leaf_and_a_leaf_that_was_left_is_free(
     older: TrainView, newer: TrainView, earlier: Path
 ) -> None:
-    before, after = served(earlier).tree, begin(CONFIG, newer, earlier).tree
+    before, after = served(earlier).tree, begin(CONFIG, newer, earlier).model.tree.held
     stays = np.intersect1d(older.catalogue.ids, newer.catalogue.ids)
     assert len(stays) == WORLD.items - len(GONE) - len(NEW)
     assert np.array_equal(leaves_of(after, newer, stays), leaves_of(before, older, stays))
@@ -88,7 +101,7 @@ def test_whatever_stays_keeps_its_leaf_and_a_leaf_that_was_left_is_free(
 
 
 def test_a_new_item_goes_to_the_half_of_its_cluster(newer: TrainView, earlier: Path) -> None:
-    tree = begin(CONFIG, newer, earlier).tree
+    tree = begin(CONFIG, newer, earlier).model.tree.held
     half = tree.ancestors(np.arange(len(newer.catalogue), dtype=np.int32), 1)
     odd, new = newer.catalogue.ids % 2 == 1, np.isin(newer.catalogue.ids, NEW)
     of_odd = np.bincount(half[odd & ~new]).argmax()
@@ -100,10 +113,10 @@ def test_a_new_item_goes_to_the_half_of_its_cluster(newer: TrainView, earlier: P
 def test_inner_nodes_and_attention_are_what_they_were(
     older: TrainView, newer: TrainView, tmp_path: Path, similarity: str
 ) -> None:
-    config = CONFIG.model_copy(update={"similarity": similarity, "max_epochs": 1, "rounds": 1})
+    config = CONFIG.model_copy(update={"similarity": similarity, "round_epochs": 1, "rounds": 1})
     start, ended = fit(config, older, tmp_path)
     before, went_on = served(start), begin(config, newer, start)
-    after = attention_of(went_on.model, went_on.tree)
+    after = node_attention(went_on.model)
     for name in ("keys", "values", "age_weight"):
         assert np.array_equal(getattr(after, name), getattr(before, name)), name
     inner = slice(0, before.tree.first_leaf)
@@ -129,11 +142,12 @@ def test_ages_that_are_new_count_as_the_oldest_known(newer: TrainView, earlier: 
 
 def test_more_new_items_than_vacant_leaves_make_a_new_tree(newer: TrainView, tmp_path: Path) -> None:
     few = planted_view(tmp_path / "data", WORLD, without=range(100, 120))
-    small = CONFIG.model_copy(update={"max_epochs": 1, "rounds": 1, "slack": 0.1})
+    small = CONFIG.model_copy(update={"round_epochs": 1, "rounds": 1, "slack": 0.1})
     start, _ = fit(small, few, tmp_path)
     warm = begin(small, newer, start)
-    assert warm.tree.slots == -(-len(newer.catalogue) * 11 // 10)
-    warm.tree.check_holds(newer.catalogue.ids)
+    tree = warm.model.tree.held
+    assert tree.slots == -(-len(newer.catalogue) * 11 // 10)
+    tree.check_holds(newer.catalogue.ids)
     assert warm.metrics["kept_leaves"] == warm.metrics["inserted_items"] == 0
     assert np.array_equal(warm.model.attention.key.detach().numpy(), served(start).keys)
     averaged = warm.model.inner.weight.clone()
@@ -144,7 +158,7 @@ def test_more_new_items_than_vacant_leaves_make_a_new_tree(newer: TrainView, tmp
 def test_a_fit_is_ahead_of_one_from_scratch_and_answers_with_what_is_new_and_without_what_is_gone(
     newer: TrainView, earlier: Path, tmp_path: Path
 ) -> None:
-    night = CONFIG.model_copy(update={"rounds": 1, "max_epochs": 2})
+    night = CONFIG.model_copy(update={"rounds": 1, "round_epochs": 2})
     out, metrics = fit(night, replace(newer, start=earlier), tmp_path / "warm")
     cold, _ = fit(night, newer, tmp_path / "cold")
     first_warm, first_cold = (
@@ -164,7 +178,7 @@ def test_a_fit_is_ahead_of_one_from_scratch_and_answers_with_what_is_new_and_wit
 
 
 def test_a_tree_that_was_kept_is_learned_anew_between_rounds(newer: TrainView, earlier: Path, tmp_path: Path) -> None:
-    out, _ = fit(CONFIG.model_copy(update={"max_epochs": 2}), replace(newer, start=earlier), tmp_path)
+    out, _ = fit(CONFIG.model_copy(update={"round_epochs": 1}), replace(newer, start=earlier), tmp_path)
     before, after = served(earlier).tree, served(out).tree
     after.check_holds(newer.catalogue.ids)
     assert after.slots == before.slots

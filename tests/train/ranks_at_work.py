@@ -22,7 +22,7 @@ from recsys.models.tdm import Tdm
 from recsys.models.two_tower import TwoTower, TwoTowerShape
 from recsys.recipes.tdm import TdmRecipe
 from recsys.recipes.tdm_config import TdmConfig
-from recsys.recipes.tdm_trees import learned_anew
+from recsys.recipes.tdm_trees import learn_anew
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
 from recsys.train.batches import SequenceSampling, SequenceSource
@@ -215,7 +215,8 @@ _TDM: dict[str, Any] = {
     "precision": "float32",
     "lr": 0.01,
     "batch_users": 8,
-    "max_epochs": 4,
+    "rounds": 2,
+    "round_epochs": 2,
     "slack": 0.2,
     "relearning": "likelihood",
     "tree": "random",
@@ -227,6 +228,7 @@ def learned_anew_apart(ranks: Ranks, folder: Path) -> ItemTree:
     view = planted_view(folder / f"data_of_{ranks.rank}", Planted(users=20, items=ITEMS, clusters=2, mean_length=8))
     config = TdmConfig.model_validate({**_TDM, "relearning": "clusters"})
     torch.manual_seed(ranks.rank)
-    tree = at_random(ITEMS)
-    model = Tdm(TwoTower(TwoTowerShape(ITEMS + 2, dim=8, history="mean"), torch.arange(ITEMS) + 2, {}), tree)
-    return learned_anew(model, tree, config, replace(view, ranks=ranks))
+    towers = TwoTower(TwoTowerShape(ITEMS + 2, dim=8, history="mean"), torch.arange(ITEMS) + 2, {})
+    model = Tdm(towers, at_random(ITEMS))
+    learn_anew(model, config, replace(view, ranks=ranks))
+    return model.tree.held

@@ -20,7 +20,6 @@ from recsys.train.progress import QuietProgress
 from recsys.train.trainer import Trainer
 from recsys.train.tree_objective import TreeObjective
 from recsys.train.tree_validation import TreeValidator
-from recsys.train.validation import RankingValidator
 from recsys.train.view import TrainView
 
 ITEMS = 100
@@ -101,7 +100,7 @@ def test_after_some_epochs_it_ranks_better_than_popularity(view: TrainView, tmp_
     torch.manual_seed(1)
     trained(model, view, tmp_path, max_epochs=6, lr=1e-2)
     assert view.validation is not None
-    targets = RankingValidator(view.validation, view.encoder, view.user_frame)
     popular = np.bincount(view.train.rows, minlength=ITEMS)
     better = np.array([(popular > popular[target]).sum() for target in view.validation.target])
-    assert TreeValidator(targets)(model)["hr@10"] > 1.5 * np.mean(better < 10)
+    validator = TreeValidator(view.validation, view.encoder, view.user_frame, ITEMS)
+    assert validator(model)["hr@10"] > 1.5 * np.mean(better < 10)
