@@ -47,7 +47,7 @@ class PipelineConfig(Config):
     preset: str = "custom"
     holdouts: list[str] = Field(default=["last"], min_length=1)
     refit: bool = False
-    recipes: list[str] = Field(default=["popularity", "item_knn", "two_tower", "mind"], min_length=1)
+    recipes: list[str] = Field(default=["popularity", "item_knn", "two_tower", "mind", "tdm"], min_length=1)
     features: FeatureDefinition | Literal["auto"] = "auto"
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
@@ -104,14 +104,18 @@ def config_type() -> type[PipelineConfig]:
 def demo(dataset: Dataset | None) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
     steps = {"batch_users": 8, "ema": 0.99}
-    models = {"two_tower": {**steps, "max_epochs": 10}, "mind": {**steps, "max_epochs": 8}}
+    models = {
+        "two_tower": {**steps, "max_epochs": 10},
+        "mind": {**steps, "max_epochs": 8},
+        "tdm": {**steps, "max_epochs": 10, "history": "recency"},
+    }
     return _configured("demo", dataset, {"holdouts": _holdouts(dataset), "refit": True, **models})
 
 
 def movielens_1m(dataset: Dataset | None) -> PipelineConfig:
     """The settings of the published figures on ML-1M, leave-one-out; attributes are used when there."""
     steps = {"batch_users": 16, "ema": 0.998}
-    models = {"two_tower": {**steps, "max_epochs": 26}, "mind": {**steps, "max_epochs": 30}}
+    models = {name: {**steps, "max_epochs": epochs} for name, epochs in (("two_tower", 26), ("mind", 30), ("tdm", 26))}
     return _configured("movielens_1m", dataset, {"holdouts": ["last"], **models})
 
 
@@ -187,8 +191,10 @@ def _configured(name: str, dataset: Dataset | None, values: dict[str, Any]) -> P
 def _sizes(dataset: Dataset | None) -> dict[str, dict[str, Any]]:
     """Sizes by model; none without a dataset."""
     if dataset is None:
-        return {"two_tower": {}, "mind": {}}
-    return {"two_tower": two_tower_sizes(dataset.info.counts), "mind": retriever_sizes(dataset.info.counts)}
+        return {"two_tower": {}, "mind": {}, "tdm": {}}
+    counts = dataset.info.counts
+    encoder = two_tower_sizes(counts)
+    return {"two_tower": encoder, "mind": retriever_sizes(counts), "tdm": encoder}
 
 
 def _holdouts(dataset: Dataset | None) -> list[str]:

@@ -69,6 +69,7 @@ def test_sizes_grow_with_the_data_and_passes_over_them_shrink() -> None:
     assert (shop["history"], portal["history"]) == ("attention+recency", "recency")
     for sizes in (shop, portal):
         parse_config(RECIPES["two_tower"].config_type, sizes, "sizes")
+        parse_config(RECIPES["tdm"].config_type, sizes, "sizes")
     parse_config(RECIPES["mind"].config_type, retriever_sizes(Counts(events=10, users=3, items=4, by_type={})), "sizes")
 
 

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 QUICK = [
     *("two_tower.dim=8", "two_tower.max_epochs=1", "two_tower.blocks=1", "two_tower.history=mean"),
     *("mind.dim=8", "mind.max_epochs=1"),
+    *("tdm.dim=8", "tdm.max_epochs=1", "tdm.round_epochs=1", "tdm.history=mean"),
 ]
 
 
@@ -68,12 +69,13 @@ def test_from_a_log_to_a_bundle_and_again_only_what_a_changed_setting_changes(
         "fit:item_knn@last",
         "fit:two_tower@last",
         "fit:mind@last",
+        "fit:tdm@last",
         "merge@last",
         "bundle@last",
     ]
     bundle = open_bundle(current(first.bundles))
     assert bundle.version == first.version
-    assert set(bundle.channels) == {"popularity", "item_knn", "two_tower", "mind"}
+    assert set(bundle.channels) == {"popularity", "item_knn", "two_tower", "mind", "tdm"}
     assert bundle.manifest.metrics["two_tower"]["epochs"] == 1
     assert bundle.manifest.cascade.merge is not None
     assert set(bundle.manifest.cascade.merge.log_odds) == set(bundle.channels)
