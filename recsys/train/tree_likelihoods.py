@@ -1,7 +1,8 @@
 """How well an item would stand below a node, by the scores that its training prefixes give the way there (JTM).
 
 Zhu et al. 2019 (arXiv 1902.07565), section 3.2: the log-likelihood of an item's samples under the ancestors that a
-place would give it. A level's softmax is over the same nodes wherever the item goes, so that its sum is left out.
+place would give it. A level's softmax is over the same nodes wherever the item goes, so that its sum is left out; and
+at the leaves' level so is the score, as a leaf has the vector of the item that it holds.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class PrefixLikelihoods:
         """(M, C) log-likelihoods; see `recsys.index.tree_assignment.Likelihoods`."""
         found = np.zeros(nodes.shape, np.float32)
         groups = np.flatnonzero(np.append(True, (nodes[1:] != nodes[:-1]).any(axis=1)))
-        for at in range(above + 1, level + 1):
+        for at in range(above + 1, min(level, self.model.tree.depth - 1) + 1):
             for start, stop in zip(groups, np.append(groups[1:], len(nodes)), strict=True):
                 ways, way = torch.unique(self._ancestors(nodes[start], at), return_inverse=True)
                 found[start:stop] += self._sums(rows[start:stop], ways, at).numpy()[:, way.numpy()]
@@ -82,13 +83,18 @@ class PrefixLikelihoods:
         return sums
 
     def _scores(self, chosen: Tensor, nodes: Tensor, level: int) -> Tensor:
-        """(n, c) scores of nodes of a level after drawn prefixes (n,)."""
-        tree = self.model.tree
-        rows, age = self._newest(self._events[chosen.numpy()])
+        """(n, c) scores of nodes of a level after drawn prefixes (n,); a leaf's is that of the prefix's own item."""
+        tree, events = self.model.tree, self._events[chosen.numpy()]
+        rows, age = self._newest(events)
         above = tree.ancestors(tree.of_rows(rows), level)
         behaviours = self.model.bare(F.embedding(above.clamp(min=0), self._nodes))
         users, age = self._users[chosen], age.masked_fill(above < 0, 0)
-        return self.model.users.logit_scale() * self.model.newest_scores(users, behaviours, age, self._nodes[nodes])
+        scores = self.model.newest_scores(users, behaviours, age, self._nodes[nodes])
+        leaves = nodes >= tree.inner  # those that end a level before the last
+        if leaves.any():
+            own = tree.of_rows(torch.from_numpy(self.sequences.rows[events].astype(np.int64)).to(nodes.device))
+            scores[:, leaves] = self.model.newest_scores(users, behaviours, age, self._nodes[own][:, None])
+        return self.model.users.logit_scale() * scores
 
     def _newest(self, events: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(n, L) rows of the newest behaviours before events (n,), and their ages; 0 = none."""

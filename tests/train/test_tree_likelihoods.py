@@ -66,6 +66,24 @@ def test_a_likelihood_is_the_sum_of_scores_on_the_way_over_all_prefixes(view: Tr
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_which_item_holds_a_leaf_says_nothing_about_another_one_there(view: TrainView) -> None:
+    """Leaves are compared by the way to them; one that ends early as if the item itself were there."""
+    model, sequences = tdm(view), view.train
+    codes = {field.name: view.users[field.name] for field in model.users.shape.user_fields}
+    likelihoods = PrefixLikelihoods(model, sequences, codes)
+    tree, depth = model.tree.held, model.tree.depth
+    last = np.array(tree.level(depth))
+    rows = np.array([3, 11], np.int32)
+    found = likelihoods(rows, np.tile(last, (2, 1)), depth - 2, depth)
+    parents = last.copy()
+    parents[last >= (1 << depth) - 1] = (last[last >= (1 << depth) - 1] - 1) // 2
+    np.testing.assert_array_equal(found, likelihoods(rows, np.tile(parents, (2, 1)), depth - 2, depth - 1))
+    early = found[:, last < (1 << depth) - 1]
+    assert early.shape[1] > 1
+    assert (early == early[:, :1]).all()
+    assert (np.diff(found[:, last >= (1 << depth) - 1][:, ::2]) != 0).any()
+
+
 def test_a_sample_of_prefixes_stands_for_all(view: TrainView) -> None:
     model, sequences = tdm(view), view.train
     codes = {field.name: view.users[field.name] for field in model.users.shape.user_fields}
