@@ -31,10 +31,10 @@ from recsys.train.validation import sample_of
 from recsys.train.view import TrainView
 from recsys.train.warm_start import WEIGHTS, save_weights
 
-_ASKED: Final = 500
-_ASKED_OF_MANY: Final = 50
-_MANY_ITEMS: Final = 100_000
-"""Brute force over more items than this is measured on fewer users."""
+_ASKED: Final = 3_000
+_LEAST_ASKED: Final = 50
+_SCORED: Final = 20_000_000
+"""Beams are compared with brute force on so many users; on fewer where these would score more leaves, some seconds."""
 
 
 class TdmRecipe:
@@ -116,7 +116,7 @@ def _quality(model: Tdm, config: TdmConfig, view: TrainView) -> list[BeamQuality
     """What beams find on a sample of the validation set; nothing without one."""
     if view.validation is None or not len(view.validation):
         return []
-    count = _ASKED if len(view.catalogue) <= _MANY_ITEMS else _ASKED_OF_MANY
+    count = min(_ASKED, max(_LEAST_ASKED, _SCORED // len(view.catalogue)))
     targets = sample_of(view.validation, count, view.seed)
     users = targets.users(0, len(targets), view.user_frame)
     vectors = user_vectors(model.users, view.encoder.encode_users(users, trim=True))
