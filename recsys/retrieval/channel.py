@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from recsys.types import Candidates, Deadline, RowMask, Users
+
+if TYPE_CHECKING:
+    from recsys.retrieval.user_tower import UserTower
 
 
 @runtime_checkable
@@ -27,4 +30,14 @@ class Channel(Protocol):
         Raises:
             DeadlineError: when `deadline` passes before an answer is there.
         """
+        ...
+
+
+@runtime_checkable
+class TowerChannel(Channel, Protocol):
+    """A channel that begins with vectors of the users."""
+
+    @property
+    def tower(self) -> UserTower:
+        """What makes them."""
         ...

@@ -17,10 +17,9 @@ from recsys.bundle.bundle import Bundle
 from recsys.cascade.answers import ChannelAnswer, StageReport
 from recsys.columns import TITLE
 from recsys.errors import DeadlineError, RequestError
+from recsys.retrieval.channel import TowerChannel
 from recsys.retrieval.filters import row_mask
-from recsys.retrieval.interests_channel import InterestsChannel
 from recsys.retrieval.vector_cache import VectorCache
-from recsys.retrieval.vector_channel import VectorChannel
 from recsys.stores.store import UserState
 from recsys.types import Candidates, Deadline, Ids, RaggedRows, RowMask, Rows, Users
 from services.rpc.calls import (
@@ -82,7 +81,7 @@ class Engine:
     def switch(self, bundle: Bundle) -> None:
         """Answers the calls that begin from now on from another bundle."""
         for channel in bundle.channels.values():
-            if isinstance(channel, VectorChannel | InterestsChannel):
+            if isinstance(channel, TowerChannel):
                 channel.tower.cache = self._vectors
         self.bundle = bundle
 
