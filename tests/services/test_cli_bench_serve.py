@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,44 +16,91 @@ from typer.testing import CliRunner
 
 from recsys.bundle.bundle import Bundle
 from recsys.errors import MissingPartError, OverloadError, RecsysError, UsageError
+from recsys.index.config import IndexReport
 from recsys.retrieval.channel import Channel
 from recsys.retrieval.interests_channel import InterestsChannel
+from recsys.retrieval.tree_channel import TreeChannel
 from recsys.retrieval.vector_channel import VectorChannel
+from recsys.stores.memory import MemoryStore
 from recsys.stores.store import Event
 from recsys.testing.toy import HISTORIES
-from recsys.types import RaggedRows, Users
+from recsys.types import Floats, RaggedRows, Users
 from services.cli.bench import h2load
 from services.cli.bench.serve import towers_named
 from services.cli.bench.servers import Usage
-from services.cli.bench.synthetic import CHANNELS, SyntheticShape, Tower, write_synthetic_bundle
+from services.cli.bench.stages import asked_channels, measure_stages
+from services.cli.bench.synthetic import CHANNELS, Report, SyntheticShape, write_synthetic_bundle
 from services.cli.bench.traffic import CONNECTIONS, Visitor, clicks, visitors
 from services.cli.main import app
 from services.rpc.bundles import load
+from services.rpc.engine import Engine
+from services.rpc.measurements import Measurements
+from services.rpc.store_guard import GuardedStore
 
 
-@pytest.mark.parametrize("towers", [("mean",), ("attention", "mind")], ids=str)
-def test_a_synthetic_bundle_serves_and_its_users_find_items_like_their_own(
-    tmp_path: Path, towers: tuple[Tower, ...]
-) -> None:
-    shape = SyntheticShape(items=2_000, dim=16, towers=towers)
-    path, reports = write_synthetic_bundle(tmp_path / "bundles", tmp_path / "work", shape)
-    assert list(reports) == [CHANNELS[tower] for tower in towers]
-    bundle = load(path)
-    for name, report in reports.items():
-        assert report.recall_at_100 >= 0.99
-        finds_items_like_their_own(bundle, bundle.channels[name])
+@dataclass(frozen=True, slots=True, eq=False)
+class Synthetic:
+    """A synthetic bundle, opened, and what each channel was measured to find."""
+
+    bundles: Path
+    bundle: Bundle
+    reports: dict[str, Report]
+
+    def somebody(self) -> Users:
+        """The first user, each time as another call brings it."""
+        (user_id, state), *_ = self.bundle.users
+        history = RaggedRows.of([self.bundle.catalogue.rows_of(state.history_ids)])
+        return Users(np.array([user_id]), np.array([True]), {"country": ["1"]}, history, RaggedRows.empty(1))
 
 
-def finds_items_like_their_own(bundle: Bundle, channel: Channel) -> None:
-    (user_id, state), *_ = bundle.users
-    history = RaggedRows.of([bundle.catalogue.rows_of(state.history_ids)])
-    known = Users(np.array([user_id]), np.array([True]), {"country": ["1"]}, history, RaggedRows.empty(1))
-    found, _ = channel.recall(known, 50).of(0)
+@pytest.fixture(scope="module", params=[("mean",), ("attention", "mind", "tdm")], ids=str)
+def synthetic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    folder = tmp_path_factory.mktemp("synthetic")
+    shape = SyntheticShape(items=2_000, dim=16, towers=request.param)
+    path, reports = write_synthetic_bundle(folder / "bundles", folder / "work", shape)
+    assert list(reports) == [CHANNELS[tower] for tower in shape.towers]
+    return Synthetic(folder / "bundles", load(path), reports)
+
+
+def test_channels_of_a_synthetic_bundle_find_what_exact_search_does(synthetic: Synthetic) -> None:
+    for report in synthetic.reports.values():
+        assert (report.recall_at_100 if isinstance(report, IndexReport) else report.recall[50]) >= 0.99
+
+
+def test_users_of_a_synthetic_bundle_find_items_like_their_own(synthetic: Synthetic) -> None:
+    history = synthetic.somebody().history[0]
+    for channel in synthetic.bundle.channels.values():
+        found, _ = channel.recall(synthetic.somebody(), 50).of(0)
+        vectors = vectors_of_items(channel)
+        to_history = (vectors[found] @ vectors[history].T).max(axis=1).mean()
+        to_anything = (vectors[found] @ vectors[::40].T).max(axis=1).mean()
+        assert to_history > to_anything
+
+
+def test_each_channel_says_what_its_tower_and_its_search_cost(synthetic: Synthetic) -> None:
+    asked = asked_channels(synthetic.bundles, [])
+    assert sorted(asked) == sorted(synthetic.reports)
+    stages = measure_stages(synthetic.bundles, asked, 10)
+    assert {f"{name}.{part}" for name in asked for part in ("encode", "encode+tower", "search")} < set(stages)
+
+
+def test_a_user_who_comes_back_costs_no_run_of_a_tower_whatever_is_searched(synthetic: Synthetic) -> None:
+    bundle, counted = synthetic.bundle, Measurements()
+    Engine(bundle, GuardedStore(MemoryStore(), counted), counted, cache_bytes=1_000_000)
+    for name, channel in bundle.channels.items():
+        first, again = (channel.recall(synthetic.somebody(), 50) for _ in range(2))
+        assert again.rows.tolist() == first.rows.tolist()
+        assert again.scores.tolist() == first.scores.tolist()
+        assert [counted.counters["recsys_user_vectors", (name, source)] for source in ("tower", "cache")] == [1, 1]
+
+
+def vectors_of_items(channel: Channel) -> Floats:
+    if isinstance(channel, TreeChannel):
+        tree = channel.attention.tree
+        vectors: Floats = channel.attention.nodes[tree.leaves + tree.first_leaf]
+        return vectors
     assert isinstance(channel, VectorChannel | InterestsChannel)
-    vectors = channel.index.vectors()
-    to_history = (vectors[found] @ vectors[history[0]].T).max(axis=1).mean()
-    to_anything = (vectors[found] @ vectors[::40].T).max(axis=1).mean()
-    assert to_history > to_anything
+    return channel.index.vectors()
 
 
 def test_visitors_are_users_with_histories_and_the_first_have_several_connections(toy_bundles: Path) -> None:
@@ -141,7 +189,7 @@ def test_a_server_that_is_not_there_is_an_error_and_no_figure() -> None:
         h2load.run("127.0.0.1:1", "/a.B/C", [b""], seconds=1)
 
 
-@pytest.mark.parametrize("text", ["max", "mean,attention", "mind,mind", ""])
+@pytest.mark.parametrize("text", ["max", "mean,attention", "mind,mind", "tdm,tree", ""])
 def test_towers_that_there_are_not_or_that_share_a_channel_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"--tower {text}: must be mean or attention"):
         towers_named(text)
@@ -149,6 +197,11 @@ def test_towers_that_there_are_not_or_that_share_a_channel_are_refused(text: str
 
 def test_both_towers_are_attention_and_mind() -> None:
     assert towers_named("both") == towers_named("mind, attention") == ("attention", "mind")
+
+
+def test_towers_come_in_one_order_so_that_a_bundle_is_made_once() -> None:
+    assert towers_named("tdm,mind,attention") == towers_named("attention, mind, tdm") == ("attention", "mind", "tdm")
+    assert towers_named("tdm") == ("tdm",)
 
 
 @pytest.mark.slow

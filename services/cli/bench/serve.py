@@ -18,7 +18,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from services.cli.bench.h2load import Load
     from services.cli.bench.servers import Server, Usage
-    from services.cli.bench.synthetic import Tower
+    from services.cli.bench.synthetic import Report, Tower
     from services.cli.bench.traffic import Visitor
 
 ECHO: Final = "/recsys.bench.Echo/Echo"
@@ -41,7 +41,7 @@ def bench_serve(
     dim: int = typer.Option(64, min=4, help="Width of its vectors."),
     tower: str = typer.Option(
         "mean",
-        help="Its user towers, separated by commas: mean or attention (with recency), mind; both: attention,mind.",
+        help="Its user towers, separated by commas: mean or attention (with recency), mind, tdm; both: attention,mind.",
     ),
     channels: str = typer.Option("", help="Channels to ask, separated by commas; default: those over user towers."),
     k: int = typer.Option(100, help="Items an answer."),
@@ -114,9 +114,18 @@ def _synthetic(work: Path, items: int, dim: int, tower: str) -> Path:
         _, reports = write_synthetic_bundle(folder, scratch, shape)
         shutil.rmtree(scratch)
         for name, report in reports.items():
-            found = f"recall@100 {report.recall_at_100:.4f} against exact search on users' vectors"
-            console.print(f"{name}: {report.kind}, {report.probes} of {report.lists} lists read, {found}")
+            console.print(f"{name}: {_finds(report)}")
     return folder
+
+
+def _finds(report: Report) -> str:
+    from recsys.index.config import IndexReport
+
+    if isinstance(report, IndexReport):
+        recall = f"recall@100 {report.recall_at_100:.4f} against exact search on users' vectors"
+        return f"{report.kind}, {report.probes} of {report.lists} lists read, {recall}"
+    recall = f"recall@50 {report.recall[50]:.4f} against every leaf"
+    return f"tree, beam of {report.beam}, {report.nodes_scored:,.0f} nodes scored a user, {recall}"
 
 
 def towers_named(text: str) -> tuple[Tower, ...]:
@@ -131,7 +140,7 @@ def towers_named(text: str) -> tuple[Tower, ...]:
     wanted = [name.strip() for name in (BOTH if text == "both" else text).split(",")]
     towers = tuple(tower for tower in CHANNELS if tower in wanted)
     if len(towers) != len(wanted) or len({CHANNELS[tower] for tower in towers}) != len(wanted):
-        raise UsageError(f"--tower {text}: must be mean or attention, mind, one of the first and mind, or both")
+        raise UsageError(f"--tower {text}: must be mean or attention, mind, tdm, one or more of these three, or both")
     return towers
 
 

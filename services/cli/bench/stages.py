@@ -19,8 +19,8 @@ from recsys.bundle.component import components_below, read_component
 from recsys.bundle.publish import current
 from recsys.bundle.user_batches import users_of
 from recsys.features.online import OnlineEncoder
+from recsys.retrieval.channel import TowerChannel
 from recsys.retrieval.interests_channel import InterestsChannel
-from recsys.retrieval.vector_channel import VectorChannel
 from recsys.stores.memory import MemoryStore
 from recsys.types import Deadline, Users
 from services.pb import recsys_pb2 as pb
@@ -37,7 +37,7 @@ _ROUNDS: Final = 3
 def asked_channels(bundles: Path, names: Sequence[str]) -> list[str]:
     """The channels named; where none is, those of the current bundle that have a user tower."""
     components = (read_component(folder) for folder in components_below(current(bundles)))
-    return list(names) or [info.name for info in components if info.type in ("vector", "interests")]
+    return list(names) or [info.name for info in components if info.type in ("vector", "interests", "tree")]
 
 
 def interests_per_user(bundles: Path, channels: Sequence[str], users: Sequence[int]) -> dict[str, float]:
@@ -74,18 +74,16 @@ async def _measure(bundles: Path, channels: Sequence[str], k: int) -> dict[str, 
         person = person_of(bundle, query, await store.read(user), ())
         for name in channels or tuple(bundle.channels):
             channel = bundle.channels[name]
-            if isinstance(channel, VectorChannel | InterestsChannel):
+            if isinstance(channel, TowerChannel):
                 _parts(watch, channel, bundle.encoder, person.users, k)
     return watch.medians()
 
 
-def _parts(
-    watch: _Stopwatch, channel: VectorChannel | InterestsChannel, encoder: OnlineEncoder, users: Users, k: int
-) -> None:
+def _parts(watch: _Stopwatch, channel: TowerChannel, encoder: OnlineEncoder, users: Users, k: int) -> None:
     with watch.on(f"{channel.name}.encode"):
         encoder.encode_users(users, trim=True)
     with watch.on(f"{channel.name}.encode+tower"):
-        channel.user_vectors(users)
+        channel.tower.queries(users)
     with watch.on(f"{channel.name}.search"):  # of vectors that the channel still holds
         channel.recall(users, k)
 

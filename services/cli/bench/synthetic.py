@@ -1,7 +1,7 @@
 """A bundle of any size for benchmarks: real towers and their real exports, with weights made up instead of trained.
 
-Items lie in clusters, as trained ones do, and a user's history comes from a few of them; the index is
-tuned to its recall on vectors of such users, as training would.
+Items lie in clusters, as trained ones do, and a user's history comes from a few of them; an index is
+tuned to its recall on vectors of such users, as training would, and a tree clusters the items.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
+from pydantic import JsonValue
 
 import recsys
 from recsys.bundle.component import ComponentInfo, component_directory, write_component
@@ -31,7 +32,10 @@ from recsys.features.definition import (
 from recsys.features.feature_set import FeatureSet, Field
 from recsys.features.online import OnlineEncoder
 from recsys.index.config import IndexConfig, IndexReport
+from recsys.index.tree_building import by_two_means
 from recsys.index.vector_index import VectorIndex
+from recsys.recipes.tdm_quality import Asked, BeamQuality, beam_quality
+from recsys.retrieval.tree_channel import TREE
 from recsys.retrieval.user_tower import HISTORY_VECTORS, TOWER
 from recsys.retrieval.vector_channel import INDEX
 from recsys.types import Floats, RaggedRows, Users, offsets_of
@@ -41,10 +45,13 @@ if TYPE_CHECKING:
 
     from recsys.models.retriever import Retriever
 
-Tower: TypeAlias = Literal["mean", "attention", "mind"]
+Tower: TypeAlias = Literal["mean", "attention", "mind", "tdm"]
+Report: TypeAlias = IndexReport | BeamQuality
+"""What a channel finds of what exact search would: of an index, or of a beam down a tree."""
 
-CHANNELS: Final[dict[Tower, str]] = {"mean": "two_tower", "attention": "two_tower", "mind": "mind"}
+CHANNELS: Final[dict[Tower, str]] = {"mean": "two_tower", "attention": "two_tower", "mind": "mind", "tdm": "tdm"}
 """What the channel over a tower is called."""
+_TYPES: Final[dict[Tower, str]] = {"mean": "vector", "attention": "vector", "mind": "interests", "tdm": "tree"}
 INTERESTS: Final = 4
 HISTORY_LENGTH: Final = 200
 USERS: Final = 2_000
@@ -57,11 +64,13 @@ _LENGTH: Final = 4.0
 _MEANS_SHARE: Final = 0.02
 """What the means of the history add to an interest, beside its capsule."""
 _TUNED_ON: Final = 500
+_EVERY_LEAF_FOR: Final = 20
+"""Users for whom a beam is compared with brute force over the tree."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticShape:
-    """What to make: items, width of the vectors, the user towers, of which each has a channel and an index."""
+    """What to make: items, width of the vectors, the user towers, each with a channel and its index or tree."""
 
     items: int
     dim: int
@@ -74,7 +83,7 @@ class SyntheticShape:
         return f"{self.items}x{self.dim}-{'-'.join(self.towers)}"
 
 
-def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> tuple[Path, dict[str, IndexReport]]:
+def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> tuple[Path, dict[str, Report]]:
     """Makes and publishes the bundle.
 
     Args:
@@ -83,7 +92,7 @@ def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> 
         shape: what to make.
 
     Returns:
-        The bundle's folder and what the index of each channel was measured to be.
+        The bundle's folder and what each channel was measured to find.
 
     Raises:
         MissingPartError: torch is not installed.
@@ -104,16 +113,15 @@ def write_synthetic_bundle(bundles: Path, work: Path, shape: SyntheticShape) -> 
         name = CHANNELS[tower]
         folder = component_directory(work, name)
         folder.mkdir(parents=True)
-        queries, vectors = _write_tower(folder, _untrained(shape, tower, world), world)
-        index, reports[name] = VectorIndex.build(vectors, IndexConfig(metric="cosine"), queries)
-        index.save(folder / INDEX)
+        write = _write_tree if tower == "tdm" else _write_index
+        reports[name], options = write(folder, _untrained(shape, tower, world), world)
         info = ComponentInfo(
             name=name,
             kind="channel",
-            type="interests" if tower == "mind" else "vector",
+            type=_TYPES[tower],
             feature_set_hash=features.hash,
             catalogue_hash=catalogue.hash,
-            options={"interests": INTERESTS} if tower == "mind" else {},
+            options=options,
         )
         components.append(write_component(work, info))
 
@@ -195,14 +203,44 @@ def _histories(cluster: np.ndarray[tuple[int], np.dtype[np.int64]], rng: np.rand
     return Interactions(np.arange(1, USERS + 1), offsets, rows, times)
 
 
-def _write_tower(folder: Path, model: Retriever, world: _World) -> tuple[Floats, Floats]:
-    """Writes the tower's files; (Q, d) vectors of some users and (N, d) of all items."""
-    from recsys.train.export import export_user_tower, item_vectors, user_vectors, write_history_vectors
+def _write_index(folder: Path, model: Retriever, world: _World) -> tuple[Report, dict[str, JsonValue]]:
+    """Writes a channel of one vector a user or several; how well its index does, and the component's options."""
+    from recsys.train.export import item_vectors
+
+    queries = _write_tower(folder, model, world, world.some_users())
+    queries = queries.reshape(-1, queries.shape[-1])
+    index, report = VectorIndex.build(item_vectors(model), IndexConfig(metric="cosine"), queries)
+    index.save(folder / INDEX)
+    return report, {} if model.interests is None else {"interests": model.interests}
+
+
+def _write_tree(folder: Path, model: Retriever, world: _World) -> tuple[Report, dict[str, JsonValue]]:
+    """Writes a channel over a tree of the items' clusters, inner nodes their means; as `_write_index`."""
+    from recsys.models.tdm import Tdm
+    from recsys.models.two_tower import TwoTower
+    from recsys.recipes.tdm_config import TdmConfig
+    from recsys.train.export import item_vectors, node_attention
+
+    assert isinstance(model, TwoTower)
+    config = TdmConfig.model_validate({})
+    users = world.some_users().slice(0, _EVERY_LEAF_FOR)
+    queries = _write_tower(folder, model, world, users)
+    tree = by_two_means(item_vectors(model), config.slack)
+    tree.save(folder / TREE)
+    attention = node_attention(Tdm(model, tree, config.attended, config.cap))
+    attention.save(folder / TREE)
+    newest = users.history.values[users.history.offsets[1:] - 1]
+    qualities = beam_quality(attention, Asked(users, queries, newest), config.beam)
+    return next(one for one in qualities if one.beam >= config.beam), {"beam": config.beam}
+
+
+def _write_tower(folder: Path, model: Retriever, world: _World, users: Users) -> Floats:
+    """Writes the tower's files; (B, [K,] d) vectors of some users."""
+    from recsys.train.export import export_user_tower, user_vectors, write_history_vectors
 
     export_user_tower(model, folder / TOWER)
     write_history_vectors(model, folder / HISTORY_VECTORS)
-    queries = user_vectors(model, world.encoder.encode_users(world.some_users(), trim=True))
-    return queries.reshape(-1, queries.shape[-1]), item_vectors(model)
+    return user_vectors(model, world.encoder.encode_users(users, trim=True))
 
 
 def _untrained(shape: SyntheticShape, tower: Tower, world: _World) -> Retriever:
