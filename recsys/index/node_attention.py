@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,12 +40,26 @@ class AttentionConfig(Config):
     cap: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Behaviours:
+    """Nodes of one level that are above a user's behaviours.
+
+    Attributes:
+        sides: (2B, d) K h / cap of each, then V h of each.
+        factors: (B,) the summed exp(w) of the behaviours below it, up to a factor.
+    """
+
+    sides: Floats
+    factors: Floats
+
+
 class NodeAttention:
     """score(u, n) = e_u·n + Σ_i a_i (n·V h_i), a = softmax_i(cap·tanh(n·K h_i / cap) + w[age_i]).
 
     h_i is the vector of the node above behaviour i at the level of n (Zhu et al. 2019, arXiv 1902.07565, section 3.3),
-    i over the newest behaviours, age 1 the newest. Without behaviours the sum is 0. K h_i and V h_i of all levels are
-    made once for a user; a level is then one gather of node vectors and one product with [K h | V h | e_u].
+    i over the newest behaviours, age 1 the newest. Without behaviours the sum is 0. Behaviours below one node are one
+    behaviour at its level, with the sum of their exp(w). K h and V h of all levels are made once for a user; a level is
+    then one gather of node vectors, one product with [K h | V h] and one with e_u.
 
     Args:
         tree: the items.
@@ -68,8 +84,8 @@ class NodeAttention:
         self.age_weight = age_weight
         self.cap = float(cap)
         # n·K h = n·(h Kᵀ); the division by the cap is made here, once
-        self._sides = np.concatenate((keys.T / np.float32(cap), values.T), axis=1).astype(np.float32)
-        self._room = _Room(nodes.shape[1], 2 * self.attended + 1)
+        self._sides = np.stack((keys.T / np.float32(cap), values.T)).astype(np.float32)
+        self._room = _Room(nodes.shape[1], 2 * self.attended)
 
     @property
     def attended(self) -> int:
@@ -104,26 +120,33 @@ class NodeAttention:
             wanted = self.nodes.shape[1]
             raise DataError(f"a user's vector must be {wanted} finite numbers, not {vector.shape}: {vector[:8]}")
         newest = history[::-1][: self.attended]
-        there = np.flatnonzero(self.tree.leaves[newest] >= 0)
+        slots = self.tree.leaves[newest]
+        there = np.flatnonzero(slots >= 0)
+        there = there[np.argsort(slots[there])]  # so that those below one node are neighbours
         weight = self.age_weight[there]
         factor = np.exp(weight - weight.max(initial=-np.inf))  # of the greatest 1, so that they cannot all vanish
         return UserAttention(self, vector, newest[there], factor, self._room)
 
-    def products(self, history: Rows, vector: Floats, first_level: int) -> Floats:
-        """(levels, 2L + 1, d') what nodes of each level from `first_level` on are multiplied with.
+    def behaviours(self, history: Rows, age_factor: Floats, first_level: int) -> list[Behaviours]:
+        """A user's behaviours at each level from `first_level` on.
 
-        K h_i / cap of the L rows, V h_i of the L rows, e_u.
+        Args:
+            history: (L,) rows in the tree; those of neighbouring leaves are best side by side.
+            age_factor: (L,) exp of the age weights, up to a factor.
+            first_level: the first of those wanted.
         """
-        count, dim = len(history), len(self.keys)
-        levels = np.arange(first_level, self.tree.depth + 1)
-        above = self.tree.ancestors(history, levels[:, None])
-        vectors = self.nodes.take(above.ravel(), axis=0, mode="clip")[:, :dim]
-        sides = (vectors @ self._sides).reshape(len(levels), count, 2, dim)
-        made = np.zeros((len(levels), 2 * count + 1, len(vector)), np.float32)
-        made[:, :count, :dim] = sides[:, :, 0]
-        made[:, count:-1, :dim] = sides[:, :, 1]
-        made[:, -1] = vector
-        return made
+        levels, dim = self.tree.depth + 1 - first_level, len(self.keys)
+        above = self.tree.ancestors(history, np.arange(first_level, self.tree.depth + 1)[:, None])
+        differs = np.ones(above.shape, np.bool_)
+        np.not_equal(above[:, 1:], above[:, :-1], out=differs[:, 1:])
+        starts = np.flatnonzero(differs)
+        factors = np.add.reduceat(np.tile(age_factor, levels), starts)
+        vectors = self.nodes.take(above.ravel()[starts], axis=0, mode="clip")[:, :dim]
+        ends = np.count_nonzero(differs, axis=1).cumsum().tolist()
+        return [
+            Behaviours((vectors[start:end] @ self._sides).reshape(-1, dim), factors[start:end])
+            for start, end in pairwise([0, *ends])
+        ]
 
     def save(self, directory: Path) -> None:
         """Writes the arrays, `attention.json` last."""
@@ -163,7 +186,7 @@ class UserAttention:
     Args:
         attention: the model.
         vector: (d',) e_u.
-        history: (L,) rows in the tree, newest first.
+        history: (L,) rows in the tree, in the order of their leaves.
         age_factor: (L,) exp of the age weights, up to a factor.
         room: to compute in.
     """
@@ -177,39 +200,38 @@ class UserAttention:
         self._age_factor = age_factor
         self._room = room
         self._first_level = attention.tree.depth + 1
-        self._weights: Floats = np.empty((0, 0, 0), np.float32)
+        self._behaviours: list[Behaviours] = []
 
     def scores(self, level: int, nodes: Nodes) -> Floats:
         """See `NodeScorer.scores`."""
         if level < self._first_level:
             self._prepare(level)
-        weights = self._weights[level - self._first_level]
+        behaviours = self._behaviours[level - self._first_level]
         scores = np.empty(len(nodes), np.float32)
         for start in range(0, len(nodes), _BLOCK):
-            self._score(weights, nodes[start : start + _BLOCK], scores[start : start + _BLOCK])
+            self._score(behaviours, nodes[start : start + _BLOCK], scores[start : start + _BLOCK])
         return scores
 
     def _prepare(self, level: int) -> None:
-        self._weights = self._attention.products(self._history, self._vector, level)
+        self._behaviours = self._attention.behaviours(self._history, self._age_factor, level)
         self._first_level = level
 
-    def _score(self, weights: Floats, nodes: Nodes, scores: Floats) -> None:
+    def _score(self, behaviours: Behaviours, nodes: Nodes, scores: Floats) -> None:
         """Writes the scores of at most _BLOCK nodes."""
-        gathered, products = self._room.of(len(nodes), len(weights))
-        np.take(self._attention.nodes, nodes, axis=0, out=gathered, mode="clip")  # any other mode copies `out`
-        np.matmul(weights, gathered.T, out=products)
-        seen = len(self._history)
+        seen, dim = len(behaviours.factors), len(self._attention.keys)
+        gathered, products = self._room.of(len(nodes), 2 * seen)
+        self._attention.nodes.take(nodes, axis=0, out=gathered, mode="clip")  # any other mode copies `out`
+        np.matmul(gathered, self._vector, out=scores)
         if not seen:
-            scores[:] = products[0]
             return
-        logits, values = products[:seen], products[seen : 2 * seen]
+        np.matmul(behaviours.sides, gathered[:, :dim].T, out=products)
+        logits, values = products[:seen], products[seen:]
         np.tanh(logits, out=logits)
         np.multiply(logits, np.float32(self._attention.cap), out=logits)
         np.exp(logits, out=logits)
-        total = self._age_factor @ logits
+        total = behaviours.factors @ logits
         np.multiply(logits, values, out=logits)
-        np.divide(self._age_factor @ logits, total, out=scores)
-        scores += products[2 * seen]
+        scores += behaviours.factors @ logits / total
 
 
 class _Room(threading.local):
