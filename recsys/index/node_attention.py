@@ -42,14 +42,14 @@ class AttentionConfig(Config):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Behaviours:
-    """Nodes of one level that are above a user's behaviours.
+    """What nodes of one level are scored with: the B nodes there that are above a user's behaviours, and the user.
 
     Attributes:
-        sides: (2B, d) K h / cap of each, then V h of each.
-        factors: (B,) the summed exp(w) of the behaviours below it, up to a factor.
+        weights: (2B + 1, d') what a node is multiplied with: K h / cap of each of the B, V h of each, e_u.
+        factors: (B,) the summed exp(w) of the behaviours below each, up to a factor.
     """
 
-    sides: Floats
+    weights: Floats
     factors: Floats
 
 
@@ -59,7 +59,7 @@ class NodeAttention:
     h_i is the vector of the node above behaviour i at the level of n (Zhu et al. 2019, arXiv 1902.07565, section 3.3),
     i over the newest behaviours, age 1 the newest. Without behaviours the sum is 0. Behaviours below one node are one
     behaviour at its level, with the sum of their exp(w). K h and V h of all levels are made once for a user; a level is
-    then one gather of node vectors, one product with [K h | V h] and one with e_u.
+    then one gather of node vectors and one product with [K h | V h | e_u].
 
     Args:
         tree: the items.
@@ -84,8 +84,10 @@ class NodeAttention:
         self.age_weight = age_weight
         self.cap = float(cap)
         # n·K h = n·(h Kᵀ); the division by the cap is made here, once
-        self._sides = np.stack((keys.T / np.float32(cap), values.T)).astype(np.float32)
-        self._room = _Room(nodes.shape[1], 2 * self.attended)
+        padding = (0, nodes.shape[1] - len(keys))
+        sides = [np.pad(side, (padding, padding)) for side in (keys.T / np.float32(cap), values.T)]
+        self._sides = np.concatenate(sides, axis=1).astype(np.float32)
+        self._room = _Room(nodes.shape[1], 2 * self.attended + 1)
 
     @property
     def attended(self) -> int:
@@ -127,24 +129,26 @@ class NodeAttention:
         factor = np.exp(weight - weight.max(initial=-np.inf))  # of the greatest 1, so that they cannot all vanish
         return UserAttention(self, vector, newest[there], factor, self._room)
 
-    def behaviours(self, history: Rows, age_factor: Floats, first_level: int) -> list[Behaviours]:
+    def behaviours(self, vector: Floats, history: Rows, age_factor: Floats, first_level: int) -> list[Behaviours]:
         """A user's behaviours at each level from `first_level` on.
 
         Args:
+            vector: (d',) e_u.
             history: (L,) rows in the tree; those of neighbouring leaves are best side by side.
             age_factor: (L,) exp of the age weights, up to a factor.
             first_level: the first of those wanted.
         """
-        levels, dim = self.tree.depth + 1 - first_level, len(self.keys)
+        levels, dim = self.tree.depth + 1 - first_level, self.dim
         above = self.tree.ancestors(history, np.arange(first_level, self.tree.depth + 1)[:, None])
         differs = np.ones(above.shape, np.bool_)
         np.not_equal(above[:, 1:], above[:, :-1], out=differs[:, 1:])
         starts = np.flatnonzero(differs)
         factors = np.add.reduceat(np.tile(age_factor, levels), starts)
-        vectors = self.nodes.take(above.ravel()[starts], axis=0, mode="clip")[:, :dim]
+        sides = self.nodes.take(above.ravel()[starts], axis=0, mode="clip") @ self._sides
+        user = vector[np.newaxis]
         ends = np.count_nonzero(differs, axis=1).cumsum().tolist()
         return [
-            Behaviours((vectors[start:end] @ self._sides).reshape(-1, dim), factors[start:end])
+            Behaviours(np.concatenate((sides[start:end, :dim], sides[start:end, dim:], user)), factors[start:end])
             for start, end in pairwise([0, *ends])
         ]
 
@@ -213,25 +217,26 @@ class UserAttention:
         return scores
 
     def _prepare(self, level: int) -> None:
-        self._behaviours = self._attention.behaviours(self._history, self._age_factor, level)
+        self._behaviours = self._attention.behaviours(self._vector, self._history, self._age_factor, level)
         self._first_level = level
 
     def _score(self, behaviours: Behaviours, nodes: Nodes, scores: Floats) -> None:
         """Writes the scores of at most _BLOCK nodes."""
-        seen, dim = len(behaviours.factors), len(self._attention.keys)
-        gathered, products = self._room.of(len(nodes), 2 * seen)
+        gathered, products = self._room.of(len(nodes), len(behaviours.weights))
         self._attention.nodes.take(nodes, axis=0, out=gathered, mode="clip")  # any other mode copies `out`
-        np.matmul(gathered, self._vector, out=scores)
+        np.matmul(behaviours.weights, gathered.T, out=products)
+        seen = len(behaviours.factors)
         if not seen:
+            scores[:] = products[0]
             return
-        np.matmul(behaviours.sides, gathered[:, :dim].T, out=products)
-        logits, values = products[:seen], products[seen:]
+        logits, values = products[:seen], products[seen:-1]
         np.tanh(logits, out=logits)
         np.multiply(logits, np.float32(self._attention.cap), out=logits)
         np.exp(logits, out=logits)
         total = behaviours.factors @ logits
         np.multiply(logits, values, out=logits)
-        scores += behaviours.factors @ logits / total
+        np.divide(behaviours.factors @ logits, total, out=scores)
+        scores += products[-1]
 
 
 class _Room(threading.local):

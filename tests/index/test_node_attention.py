@@ -51,9 +51,9 @@ def test_a_behaviour_without_a_leaf_keeps_its_age_and_has_no_say() -> None:
 def test_behaviours_below_one_node_are_looked_at_once_with_what_all_of_them_count() -> None:
     tree = ItemTree(np.arange(8, dtype=np.int32), 8)
     counts = np.array([1, 2, 4, 8], np.float32)
-    levels = attention(tree).behaviours(np.array([0, 0, 1, 6], np.int32), counts, 0)
+    levels = attention(tree).behaviours(USER, np.array([0, 0, 1, 6], np.int32), counts, 0)
     assert [level.factors.tolist() for level in levels] == [[15], [7, 8], [7, 8], [3, 4, 8]]
-    assert [len(level.sides) for level in levels] == [2, 4, 4, 6]
+    assert [len(level.weights) for level in levels] == [3, 5, 5, 7]
 
 
 def test_levels_prepared_late_or_early_and_blocks_of_nodes_score_alike(monkeypatch: pytest.MonkeyPatch) -> None:
