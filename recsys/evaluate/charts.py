@@ -13,6 +13,8 @@ from html import escape
 
 _CHARACTER = 7.4
 """Width of an average character of a label in a wide font, in units of the drawing."""
+_SMALL_CHARACTER = 6.6
+"""The same in the font of ticks and notes."""
 _WIDE = 1180
 """Width of a panel of the page, so that letters keep their size."""
 _MARKS = tuple(round(step * 10.0**power, 1) for power in range(-1, 9) for step in (1, 2, 5))
@@ -37,6 +39,15 @@ class Line:
     values: Sequence[float | None]
     kind: str
     intervals: Sequence[tuple[float, float] | None] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A node of a tree that is drawn: how deep it is, its name, and a note below the name."""
+
+    level: int
+    label: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +236,50 @@ def categories(
     return _svg(width, height, title, description, parts)
 
 
+def hierarchy(branches: Sequence[Branch], title: str, description: str, *, width: int = _WIDE) -> str:
+    """A tree from left to right: a column a level, a row a node without nodes below it.
+
+    Args:
+        branches: each followed by those below it, the root first.
+        title: of the drawing.
+        description: for those who cannot see it.
+        width: in units of the drawing.
+    """
+    row, top = 40.0, 22.0
+    below = [_below(branches, place) for place in range(len(branches))]
+    ends = [place for place, children in enumerate(below) if not children]
+    heights = {place: top + row * number for number, place in enumerate(ends)}
+    for place in reversed(range(len(branches))):
+        if below[place]:
+            heights[place] = sum(heights[child] for child in below[place]) / len(below[place])
+    column = max((_CHARACTER * len(branches[p].label) + 24 for p, c in enumerate(below) if c), default=0.0)
+    parts = []
+    for place, branch in enumerate(branches):
+        x, y = 8 + column * branch.level, heights[place]
+        parts += [_elbow((x, y), (x + column, heights[child])) for child in below[place]]
+        parts.append(_dot((x, y), "model"))
+        parts.append(_text(x + 8, y - 5, branch.label, "label strong"))
+        parts.append(_text(x + 8, y + 10, _cut(branch.note, width - x - 8), "tick"))
+    return _svg(width, top + row * len(ends), title, description, parts)
+
+
+def _cut(words: str, room: float) -> str:
+    """As much of the words, in the small font, as there is room for."""
+    most = int(room / _SMALL_CHARACTER)
+    return words if len(words) <= most else words[: most - 1].rstrip(" ·,") + "…"
+
+
+def _below(branches: Sequence[Branch], place: int) -> list[int]:
+    """Places of the children of a node, which follow it."""
+    children = []
+    for other in range(place + 1, len(branches)):
+        if branches[other].level <= branches[place].level:
+            break
+        if branches[other].level == branches[place].level + 1:
+            children.append(other)
+    return children
+
+
 def _last(line: Line) -> float:
     """The last value of a line that is there."""
     return next((value for value in reversed(line.values) if value is not None), 0.0)
@@ -285,6 +340,10 @@ def _bar_y(x: float, low: float, high: float, kind: str) -> str:
 
 def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
     return f'<path class="line {kind}" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + '"/>'
+
+
+def _elbow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    return f'<path class="axis" d="M{start[0]:.1f} {start[1]:.1f}V{end[1]:.1f}H{end[0]:.1f}"/>'
 
 
 def _dot(at: tuple[float, float], kind: str) -> str:

@@ -49,7 +49,11 @@ def training_record(result: TrainingResult, weights: Mapping[str, Mapping[str, f
 
 def retriever_sections(title: str, record: Mapping[str, Any]) -> list[Section]:
     """Sections from a component's `training.json`, under a title."""
-    blocks: list[Block] = [*_curve(record), *_weights(record["field_weights"]), _index(record["index"])]
+    blocks: list[Block] = [
+        *training_curve(record["curve"]),
+        *_weights(record["field_weights"]),
+        _index(record["index"]),
+    ]
     intro = (
         f"Trained for {record['epochs']} epochs, at {record['samples_per_s']:,.0f} targets a second. Field weights are "
         "SENet's means over a sample: 1 leaves a field as it is, more makes it stronger."
@@ -57,14 +61,21 @@ def retriever_sections(title: str, record: Mapping[str, Any]) -> list[Section]:
     return [Section(title, intro, blocks)]
 
 
-def _curve(record: Mapping[str, Any]) -> list[Block]:
-    validated = [point for point in record["curve"] if point["metrics"]]
+def training_curve(points: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """A chart of validation by minute, and a table.
+
+    Args:
+        points: one an epoch: epoch, seconds since the start, loss, metrics; and where a fit has several the stage.
+    """
+    validated = [point for point in points if point["metrics"]]
     names = sorted(validated[0]["metrics"]) if validated else []
+    columns = [*(["stage"] if points and "stage" in points[0] else []), "epoch", "seconds", "loss"]
     rows = [
-        [point["epoch"], round(point["seconds"]), point["loss"], *(point["metrics"].get(name) for name in names)]
-        for point in record["curve"]
+        [*(round(point[key]) if key == "seconds" else point[key] for key in columns)]
+        + [point["metrics"].get(name) for name in names]
+        for point in points
     ]
-    table = Table(["epoch", "seconds", "loss", *names], rows, "The training curve: mean loss, validation metrics.")
+    table = Table([*columns, *names], rows, "The training curve: mean loss, validation metrics.")
     if len(validated) < 2:
         return [table]
     minutes = [point["seconds"] / 60.0 for point in validated]

@@ -83,11 +83,15 @@ def _compared(beam: int, found: list[Found], micros: list[float], exact: list[Fo
     return BeamQuality(
         beam=beam,
         recall={k: _mean([np.isin(best.rows[:k], one.rows[:k]).mean() for one, best in pairs]) for k in lengths},
-        regret={k: _mean([best.scores[:k].mean() - one.scores[:k].mean() for one, best in pairs]) for k in lengths},
+        regret={k: max(0.0, _mean([_worse(one, best, k) for one, best in pairs])) for k in lengths},
         hit_rate=_mean(hits),
         nodes_scored=_mean([one.nodes_scored for one in found]),
         micros=float(np.median(micros)),
     )
+
+
+def _worse(found: Found, best: Found, k: int) -> float:
+    return float(best.scores[:k].mean() - found.scores[:k].mean())
 
 
 def _mean(values: Sequence[float]) -> float:

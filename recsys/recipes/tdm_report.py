@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +13,10 @@ import numpy as np
 from recsys.data.catalogue import Catalogue
 from recsys.data.interactions import Interactions
 from recsys.evaluate.categories import Categories
-from recsys.evaluate.charts import Line, curves
-from recsys.evaluate.section import Block, Figure, Html, Section, Table
+from recsys.evaluate.charts import Branch, Line, curves, hierarchy
+from recsys.evaluate.section import Block, Figure, Section, Table
 from recsys.index.item_tree import ItemTree
+from recsys.recipes.retriever_report import training_curve
 from recsys.recipes.tdm_quality import WANTED, BeamQuality
 from recsys.train.config import TrainingResult
 from recsys.types import Rows
@@ -117,7 +117,7 @@ def tdm_sections(record: Mapping[str, Any]) -> list[Section]:
         "narrower ones with."
     )
     stages = [*([("towers alone", alone)] if alone else []), *((f"round {n}", one) for n, one in enumerate(rounds, 1))]
-    blocks: list[Block] = [_stage_table(stages), _curve(stages)]
+    blocks: list[Block] = [_stage_table(stages), *training_curve(_points(stages))]
     if rounds[-1]["beams"]:
         blocks += _beams(rounds[-1]["beams"])
     return [Section("TDM", intro, [*blocks, _picture(record["top"])])]
@@ -178,15 +178,14 @@ def _stage_table(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     return Table(columns, rows, caption)
 
 
-def _curve(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    points = [(name, point) for name, stage in stages for point in stage["curve"]]
-    validated = [point for _, point in points if point["metrics"]]
-    names = sorted(validated[0]["metrics"]) if validated else []
-    rows = [
-        [name, point["epoch"], round(point["seconds"]), point["loss"], *(point["metrics"].get(n) for n in names)]
-        for name, point in points
-    ]
-    return Table(["stage", "epoch", "seconds", "loss", *names], rows, "Mean loss and validation by epoch.")
+def _points(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The epochs of all stages, seconds since the start of the first."""
+    found = []
+    before = 0.0
+    for name, stage in stages:
+        found += [{**point, "stage": name, "seconds": before + point["seconds"]} for point in stage["curve"]]
+        before += stage["seconds"]
+    return found
 
 
 def _beams(beams: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -218,17 +217,17 @@ def _beams(beams: Sequence[Mapping[str, Any]]) -> list[Block]:
     return [Figure(drawn, "Share of the best leaves that a beam finds."), table]
 
 
-def _picture(top: Sequence[Mapping[str, Any]]) -> Html:
-    """The first levels of the tree, indented: what stands out below a node, and what is chosen most."""
-    lines = []
-    for node in top:
-        kinds = ", ".join(node["kinds"]) or "of all kinds"
-        titles = " · ".join(node["titles"])
-        lines.append(
-            f'<li style="margin-left:{1.4 * node["level"]:.1f}em"><strong>{escape(kinds)}</strong> '
-            f"<small>{node['items']:,} items: {escape(titles)}</small></li>"
+def _picture(top: Sequence[Mapping[str, Any]]) -> Figure:
+    """The first levels of the tree: what stands out below a node, and below the last ones what is chosen most."""
+    deepest = max(node["level"] for node in top)
+    branches = [
+        Branch(
+            node["level"],
+            ", ".join(node["kinds"][: KINDS if node["level"] == deepest else KINDS - 1]) or "of all kinds",
+            f"{node['items']:,} items" + (f": {' · '.join(node['titles'])}" if node["level"] == deepest else ""),
         )
-    return Html(
-        "<h3>The top of the tree</h3><p>Below each node: kinds of items that it has more of than the catalogue has, "
-        f'and those chosen most.</p><ul class="plain">{"".join(lines)}</ul>'
-    )
+        for node in top
+    ]
+    drawn = hierarchy(branches, "The top of the tree", f"{len(top)} nodes from the root down")
+    caption = "Kinds that a node has more of than the catalogue has; of the last level the items chosen most."
+    return Figure(drawn, caption)

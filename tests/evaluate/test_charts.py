@@ -8,7 +8,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from recsys.evaluate.charts import Bar, Line, bars, categories, curves, decades, differences, nines, ticks
+from recsys.evaluate.charts import (
+    Bar,
+    Branch,
+    Line,
+    bars,
+    categories,
+    curves,
+    decades,
+    differences,
+    hierarchy,
+    nines,
+    ticks,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +98,22 @@ def test_a_line_of_one_point_is_a_dot_named_at_its_height() -> None:
     (dot,) = root.iter("circle")
     name = next(part for part in root.iter("text") if part.text == "alone")
     assert float(name.attrib["y"]) == pytest.approx(float(dot.attrib["cy"]) + 4, abs=0.2)
+
+
+def test_a_hierarchy_gives_every_end_a_row_and_stands_what_is_above_between_its_own() -> None:
+    names = [(0, "all"), (1, "films"), (2, "old"), (2, "new"), (1, "books")]
+    drawn = hierarchy([Branch(level, name, "1 & 2") for level, name in names], "Tree", "five nodes")
+    root = ElementTree.fromstring(drawn)
+    dots = [(float(dot.get("cx", 0)), float(dot.get("cy", 0))) for dot in root.iter("circle")]
+    x, y = zip(*dots, strict=True)
+    assert x[0] < x[1] == x[4] < x[2] == x[3]
+    assert y[2] < y[3] < y[4]
+    assert y[1] == pytest.approx((y[2] + y[3]) / 2)
+    assert y[0] == pytest.approx((y[1] + y[4]) / 2)
+    assert len(list(root.iter("path"))) == len(names) - 1
+
+
+def test_a_note_that_is_too_long_for_the_drawing_is_cut() -> None:
+    drawn = hierarchy([Branch(0, "all", "word " * 100)], "Tree", "one node", width=200)
+    assert "…</text>" in drawn
+    assert drawn.count("word") < 10
