@@ -30,6 +30,9 @@ def bench_quality(
     server: str = SERVER,
     data: Path = typer.Option(..., help="Dataset that the served bundle was trained on with --holdout last."),
     channels: str = typer.Option("", help="Channels to measure one by one, separated by commas; empty measures all."),
+    depth: int = typer.Option(
+        501, min=10, max=1000, help="Rows asked for, which a tree's beam is at least as wide as; shorter measures less."
+    ),
     as_json: bool = typer.Option(False, "--json", help="For machines."),
     token_file: Path | None = TOKEN_FILE,
     tls_ca: Path | None = TLS_CA,
@@ -58,10 +61,11 @@ def bench_quality(
             started = time.perf_counter()
 
             def recall(users: Users, k: int, name: str = name) -> Candidates:
-                return _ask(client, catalogue, users, k, name)
+                return _ask(client, catalogue, users, min(k, depth), name)
 
             ranks = rank_lists(recall, events, len(catalogue)).ranks
-            found[name] = {metric: float(of(ranks).mean()) for metric, of in EVENT_METRICS.items()}
+            measured = {metric: of for metric, of in EVENT_METRICS.items() if _cutoff(metric) <= depth}
+            found[name] = {metric: float(of(ranks).mean()) for metric, of in measured.items()}
             found[name] |= {"n": len(ranks), "seconds": time.perf_counter() - started}
     if as_json:
         print(json.dumps(found))
@@ -82,6 +86,12 @@ def _ask(client: Client, catalogue: Catalogue, users: Users, k: int, channel: st
     rows = catalogue.rows_of(np.concatenate([items.ids for items in answers]))
     scores = np.concatenate([items.scores for items in answers])
     return Candidates(rows, scores, np.ones(len(rows), np.uint32), offsets_of([len(items.ids) for items in answers]))
+
+
+def _cutoff(metric: str) -> int:
+    """The k of "recall@k"; 0 for a metric without one."""
+    _, _, k = metric.partition("@")
+    return int(k or 0)
 
 
 def _show(found: dict[str, dict[str, float]]) -> None:
