@@ -105,7 +105,7 @@ class ItemTower(nn.Module):
 
     def catalogue_vectors(self) -> Tensor:
         """(N, d_out) vectors of all items as the index stores them, without gradients."""
-        return _stacked(self.catalogue_blocks(), len(self.index))
+        return stacked(self.catalogue_blocks(), len(self.index))
 
     def history_blocks(self) -> Iterator[Tensor]:
         """The rows of `history_table`, some at a time."""
@@ -116,11 +116,11 @@ class ItemTower(nn.Module):
 
         An item that training did not show is the unseen one in a history, whatever its attributes.
         """
-        return _stacked(self.history_blocks(), self.shape.item_codes)
+        return stacked(self.history_blocks(), self.shape.item_codes)
 
     def history_states(self, codes: Tensor) -> Tensor:
         """The rows of `history_table` for item codes (M,), without the rest of it."""
-        return _stacked(self._history_blocks(codes), len(codes))
+        return stacked(self._history_blocks(codes), len(codes))
 
     def field_weights(self) -> dict[str, float]:
         """Mean SENet weight of each field over a sample of the catalogue; one field alone has none."""
@@ -182,7 +182,7 @@ class ItemTower(nn.Module):
         return torch.cat([states, self.bias(codes)], dim=-1)
 
 
-def _stacked(blocks: Iterable[Tensor], count: int) -> Tensor:
+def stacked(blocks: Iterable[Tensor], count: int) -> Tensor:
     """Blocks of rows as one tensor of `count` rows, without ever holding both."""
     whole: Tensor | None = None
     start = 0

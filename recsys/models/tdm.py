@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from recsys.index.item_tree import ItemTree
 from recsys.models.behaviour_pairs import LevelTable
+from recsys.models.item_tower import stacked
 from recsys.models.layers.node_attention import NodeAttention
 from recsys.models.tree_nodes import TreeNodes
 from recsys.models.two_tower import TwoTower
@@ -141,6 +142,10 @@ class Tdm(nn.Module):
         attention = self.attention(self.bare(nodes), keys, values, self.attention.age_factors(age))
         scores: Tensor = (nodes @ users.unsqueeze(2))[..., 0] + attention
         return scores
+
+    def node_table(self) -> Tensor:
+        """(2S - 1, d_out) what `node_blocks` gives, in one piece."""
+        return stacked(self.node_blocks(), 2 * self.tree.slots - 1)
 
     @torch.no_grad()
     def node_blocks(self, size: int = _NODES_AT_ONCE) -> Iterator[Tensor]:

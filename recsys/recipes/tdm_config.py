@@ -15,7 +15,8 @@ class TdmConfig(EncoderConfig):
     """Tree, attention and training; the user tower is inherited from EncoderConfig.
 
     Attributes:
-        attended: newest items of the history that a node attends to.
+        time_budget_s: of the whole fit; every stage (the towers alone, each round) has an equal part.
+        attended: newest items of the history that a node attends to; no more than `history_length`.
         cap: bound of the attention's logits.
         beam: nodes kept a level where a channel is asked; more where more rows are asked for.
         slack: vacant leaves, as a share of the items: room for items that come later.
@@ -25,10 +26,12 @@ class TdmConfig(EncoderConfig):
             rounds then learn the towers too.
         rounds: fits between which the tree is learned anew.
         round_epochs: upper bound of the epochs of each.
+        warm_tree: of a fit that starts from an earlier run: "kept", with vacant leaves for what is new, or "rebuilt" of
+            clusters of the items' vectors as they are when the rounds begin.
         relearning: how: by 2-means over the items' vectors ("clusters", TDM; for towers that rounds move), or to where
             the training samples are likeliest ("likelihood", JTM); "none" keeps the tree.
         loss: "softmax" tells the target's ancestors from the other nodes of each level; "beam" learns from what the
-            model's own beam scores (OTM), in the last round, after the softmax in those before.
+            model's own beam scores (OTM) in the last round, and only there: the softmax is the loss of those before.
         training_beam: nodes kept a level by that beam.
         in_batch_nodes, uniform_nodes: what a level's softmax is over where it is wider than both together: the
             ancestors of at most so many of a step's targets at a time, and nodes drawn evenly for all others.
@@ -44,6 +47,7 @@ class TdmConfig(EncoderConfig):
     tree: Literal["vectors", "categories", "random"] = "vectors"
     rounds: int = Bound(1, ge=1, le=20)
     round_epochs: int = Bound(2, ge=1)
+    warm_tree: Literal["kept", "rebuilt"] = "kept"
     relearning: Literal["clusters", "likelihood", "none"] = "clusters"
     loss: Literal["softmax", "beam"] = "softmax"
     training_beam: int = Bound(50, ge=1, le=1_000)

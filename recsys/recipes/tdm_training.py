@@ -44,6 +44,10 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def part_of(self, budget: float | None) -> float | None:
+        """The stage's of a fit's seconds."""
+        return None if budget is None else budget / self.stages
+
     def update(self, done: int, total: int, message: str, **metrics: float) -> None:
         """Counts what earlier stages may take as done."""
         named = f"{self.name}, {message}"
@@ -54,6 +58,7 @@ def fit_towers(users: TwoTower, config: TdmConfig, view: TrainView, stage: Stage
     """Fits the towers as a two-tower's, without a tree, or as long as the held-out twin did."""
     torch.manual_seed(view.seed)
     settings = config.of_towers(full_softmax=len(view.catalogue) <= FULL_SOFTMAX_UP_TO)
+    settings = settings.model_copy(update={"time_budget_s": stage.part_of(config.time_budget_s)})
     return train(users, settings, view, stage)[0]
 
 
@@ -77,10 +82,10 @@ def fit_round(model: Tdm, config: TdmConfig, view: TrainView, number: int, stage
         view.ranks,
     )
     chosen = view.chosen.get(f"epochs_of_round_{number + 1}")
-    settings = config.model_copy(update={"max_epochs": config.round_epochs})
-    if chosen is not None:
-        settings = config.model_copy(update={"max_epochs": int(chosen)})
-    elif view.start is not None:
+    budget = stage.part_of(config.time_budget_s)
+    epochs = config.round_epochs if chosen is None else int(chosen)
+    settings = config.model_copy(update={"max_epochs": epochs, "time_budget_s": budget})
+    if chosen is None and view.start is not None:
         settings = config.warm_start.applied(settings)
     validate = None
     if chosen is None and view.validation is not None and len(view.validation):

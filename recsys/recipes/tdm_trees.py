@@ -68,7 +68,12 @@ def begun(users: TwoTower, config: TdmConfig, view: TrainView) -> Begun:
     if view.start is not None:
         return _gone_on(users, config, view, view.start)
     tree = first_tree(users, config, view)
-    return Begun(Tdm(users, tree, config.attended, config.cap), {})
+    return Begun(_model(users, tree, config), {})
+
+
+def _model(users: TwoTower, tree: ItemTree, config: TdmConfig) -> Tdm:
+    """With attention over no more behaviours than a window of training has: weights of others would not be learned."""
+    return Tdm(users, tree, min(config.attended, users.shape.history_length), config.cap)
 
 
 def first_tree(users: TwoTower, config: TdmConfig, view: TrainView) -> ItemTree:
@@ -109,17 +114,18 @@ def _gone_on(users: TwoTower, config: TdmConfig, view: TrainView, start: Path) -
     """The model of an earlier run, over a catalogue that may have changed.
 
     An item that both catalogues have keeps its leaf; that of one that is gone becomes vacant; one that is new gets a
-    vacant leaf among items like it. Where there are too few the tree is built anew, by clusters of the items' vectors,
-    and its inner nodes are the means of their leaves; else these are what they were. Attention is, either way.
+    vacant leaf among items like it. Where there are too few, or none is to be kept, the tree is built anew, by clusters
+    of the items' vectors, and its inner nodes are the means of their leaves; else these are what they were. Attention
+    is, either way.
     """
     directory = component_directory(start, Tdm.name)
     earlier, moved = _earlier(directory / TREE, Catalogue.open(start), view.catalogue)
     new = int(np.count_nonzero(moved.leaves < 0))
     vectors = item_vectors(users.eval())[:, : config.dim]
-    kept = new <= moved.vacancies
+    kept = config.warm_tree == "kept" and new <= moved.vacancies
     grow = (lambda: grown(moved, vectors)) if kept else (lambda: by_two_means(vectors, config.slack, view.seed))
     tree = _leaders(grow, view.ranks, len(moved))
-    model = Tdm(users, tree, config.attended, config.cap)
+    model = _model(users, tree, config)
     _take_over(model, earlier, inner=kept)
     known = len(moved) - new
     metrics = {

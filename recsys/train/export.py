@@ -127,17 +127,17 @@ def write_history_vectors(model: Retriever, path: Path) -> None:
 
 @torch.no_grad()
 def node_attention(model: Tdm) -> NodeAttention:
-    """The nodes and the attention of a tree retriever as they are served; those of the model may share memory."""
+    """The nodes and the attention of a tree retriever as they are served."""
     attention = model.attention
     key, value, ages = (w.detach().cpu().numpy() for w in (attention.key, attention.value, attention.age_weight))
-    nodes = torch.cat([block.detach().cpu() for block in model.node_blocks()]).numpy()
-    return NodeAttention(model.tree.held, nodes, key, value, ages, attention.cap)
+    return NodeAttention(model.tree.held, model.node_table().cpu().numpy(), key, value, ages, attention.cap)
 
 
 @torch.no_grad()
 def user_vectors(model: Retriever, codes: Mapping[str, NDArray[Any]]) -> Floats:
     """(B, [K,] d_out) vectors of encoded users (see `OnlineEncoder.encode_users`), by torch and in blocks."""
-    named = {name: torch.from_numpy(np.asarray(values)) for name, values in codes.items()}
+    device = model.items.index.device
+    named = {name: torch.from_numpy(np.asarray(values)).to(device) for name, values in codes.items()}
     history, age = named.pop(HISTORY, None), named.pop(HISTORY_AGE, None)
     table = None
     if history is not None:

@@ -50,7 +50,7 @@ class RowWiseAdagrad(torch.optim.Optimizer):
 
 
 class Optimiser:
-    """AdamW and row-wise Adagrad over the parameters of one model, stepped as one.
+    """AdamW and row-wise Adagrad over the parameters of one model that require a gradient, stepped as one.
 
     Tables that are taken row by row are told to give sparse gradients.
 
@@ -65,11 +65,12 @@ class Optimiser:
     def __init__(
         self, model: nn.Module, *, lr: float, weight_decay: float, tables: TableOptimiser, table_lr: float
     ) -> None:
-        embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        modules = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        embeddings = [module for module in modules if module.weight.requires_grad]
         row_wise = [table for table in embeddings if _is_row_wise(table, tables)]
         for table in row_wise:
             table.sparse = True
-        self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+        self.parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         of_tables = {id(table.weight) for table in row_wise}
         self.row_wise = frozenset(name for name, weight in self.parameters.items() if id(weight) in of_tables)
         self._parts: list[torch.optim.Optimizer] = []

@@ -59,7 +59,7 @@ class TreeValidator:
 
     @torch.no_grad()
     def ranks(self, model: Tdm, k: int) -> NDArray[np.int64]:
-        """(M,) place of each target of this worker among the k rows that are found, 1 = first; k + 1 = not found."""
+        """(M,) rank of each target of this worker among the k rows that are found, ties against it; k + 1 = missed."""
         ranks = np.full(len(self.target), k + 1, np.int64)
         if not len(ranks):
             return ranks
@@ -71,5 +71,5 @@ class TreeValidator:
             found = search.search(scorer, k, self.beam, self.eligible, self.users.excluded[user])
             place = np.flatnonzero(found.rows == target)
             if len(place):
-                ranks[user] = 1 + place[0]
+                ranks[user] = np.count_nonzero(found.scores >= found.scores[place])
         return ranks

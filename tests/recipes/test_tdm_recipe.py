@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from recsys.bundle.component import read_component
@@ -15,6 +16,7 @@ from recsys.errors import ConfigError
 from recsys.index.item_tree import ItemTree
 from recsys.recipes.tdm import TdmRecipe
 from recsys.recipes.tdm_config import TdmConfig
+from recsys.recipes.tdm_training import Stage
 from recsys.recipes.tdm_trees import first_tree
 from recsys.recipes.two_tower import build_model
 from recsys.retrieval.tree_channel import TreeChannel
@@ -148,6 +150,31 @@ def test_rounds_on_a_tree_of_vectors_leave_the_towers_as_they_are(view: TrainVie
     assert not np.array_equal(shorter.nodes[:first], longer.nodes[:first])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "settings", [{}, {"relearning": "likelihood"}, {"loss": "beam"}, {"tree": "vectors", "rounds": 1}]
+)
+def test_a_fit_on_a_gpu_leaves_what_one_on_a_cpu_does(
+    view: TrainView, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    out, metrics = fit(replace(view, device="cuda"), tmp_path / "gpu", precision="auto", **settings)
+    _, other = fit(replace(view, device="cpu"), tmp_path / "cpu", **settings)
+    assert hit_rate(opened(out, view), view) == pytest.approx(metrics["validation_hr@10"], abs=0.02)
+    assert metrics["validation_hr@10"] == pytest.approx(other["validation_hr@10"], abs=0.1)
+
+
+def test_no_behaviour_is_attended_to_that_training_never_showed(view: TrainView, tmp_path: Path) -> None:
+    out, _ = fit(view, tmp_path, history_length=5, attended=50, round_epochs=1)
+    assert opened(out, view).attention.attended == 5
+
+
+def test_a_budget_of_seconds_is_that_of_all_stages(tmp_path: Path) -> None:
+    stage = Stage(QuietProgress(tmp_path), "round 1 of 2", 1, 3)
+    assert stage.part_of(90.0) == 30.0
+    assert stage.part_of(None) is None
+
+
 def test_clusters_of_vectors_that_do_not_move_are_refused() -> None:
     with pytest.raises(ValidationError, match="relearning = likelihood or none"):
         TdmConfig(tree="vectors", rounds=2, relearning="clusters")
@@ -168,3 +195,12 @@ def test_a_catalogue_of_one_item_is_refused(tmp_path: Path) -> None:
     view = planted_view(tmp_path / "data", Planted(users=20, items=1, clusters=1, mean_length=1))
     with pytest.raises(ConfigError, match="two items at least"):
         fit(view, tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{"tree": "vectors", "rounds": 1}, {}, {"loss": "beam", "training_beam": 1}])
+def test_a_catalogue_of_two_items_is_not(settings: dict[str, object], tmp_path: Path) -> None:
+    view = planted_view(tmp_path / "data", Planted(users=20, items=2, clusters=1, mean_length=5, reach=1))
+    out, _ = fit(view, tmp_path, round_epochs=1, max_epochs=1, **settings)
+    assert view.validation is not None
+    users = view.validation.users(0, len(view.validation), view.user_frame)
+    assert set(opened(out, view).recall(users, 10).rows.tolist()) == {0, 1}

@@ -15,6 +15,7 @@ from recsys.bundle.component import read_component
 from recsys.errors import BundleError, ConfigError
 from recsys.index.item_tree import ItemTree
 from recsys.index.node_attention import NodeAttention
+from recsys.index.tree_building import by_two_means
 from recsys.recipes.tdm import TdmRecipe
 from recsys.recipes.tdm_config import TdmConfig
 from recsys.recipes.tdm_trees import Begun, begun, started_towers
@@ -22,7 +23,7 @@ from recsys.recipes.two_tower import build_model
 from recsys.retrieval.tree_channel import TreeChannel
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
-from recsys.train.export import node_attention
+from recsys.train.export import item_vectors, node_attention
 from recsys.train.progress import QuietProgress
 from recsys.train.view import TrainView
 from recsys.types import Ids
@@ -40,6 +41,7 @@ CONFIG = TdmConfig(
     lr=1e-2,
     dropout=0.0,
     slack=0.2,
+    attended=10,
 )
 GONE, NEW = (103, 110, 131), (107, 112, 124, 145)
 """Items that only the older and only the newer catalogue have; those of odd id are of one cluster."""
@@ -134,7 +136,7 @@ def test_it_is_said_what_was_taken_over(newer: TrainView, earlier: Path) -> None
 
 def test_ages_that_are_new_count_as_the_oldest_known(newer: TrainView, earlier: Path) -> None:
     known = served(earlier).age_weight
-    for attended in (20, 60):
+    for attended in (5, 20):
         longer = begin(CONFIG.model_copy(update={"attended": attended}), newer, earlier)
         weights = longer.model.attention.age_weight.detach().numpy()
         assert np.array_equal(weights, np.pad(known, (0, 10), mode="edge")[:attended])
@@ -153,6 +155,15 @@ def test_more_new_items_than_vacant_leaves_make_a_new_tree(newer: TrainView, tmp
     averaged = warm.model.inner.weight.clone()
     warm.model.average_leaves()
     assert torch.equal(warm.model.inner.weight, averaged)
+
+
+def test_a_tree_is_built_anew_on_request(newer: TrainView, earlier: Path) -> None:
+    asked = CONFIG.model_copy(update={"warm_tree": "rebuilt"})
+    warm = begin(asked, newer, earlier)
+    assert warm.metrics["kept_leaves"] == 0
+    clusters = by_two_means(item_vectors(warm.model.users)[:, : CONFIG.dim], CONFIG.slack, newer.seed)
+    assert np.array_equal(warm.model.tree.held.rows, clusters.rows)
+    assert np.array_equal(warm.model.attention.key.detach().numpy(), served(earlier).keys)
 
 
 def test_a_fit_is_ahead_of_one_from_scratch_and_answers_with_what_is_new_and_without_what_is_gone(

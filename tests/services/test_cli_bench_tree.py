@@ -36,11 +36,11 @@ def test_a_tree_is_measured_by_beam_beside_other_searches(tmp_path: Path) -> Non
 
 
 def test_the_page_draws_every_search_over_the_number_of_items(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [*SMALL, "--beam", "50", "--out", str(tmp_path)])
+    result = CliRunner().invoke(app, [*SMALL, "--beam", "150", "--out", str(tmp_path)])
     assert result.exit_code == 0
     html = (tmp_path / "tree.html").read_text()
     assert html.count("<svg") == 2
-    for line in ("beam 50", "every leaf", "flat", "ivf"):
+    for line in ("beam 150", "every leaf", "flat", "ivf"):
         assert html.count(f">{line}</text>") == 2
     assert "Vectors scored by items" in html
 
@@ -53,9 +53,16 @@ def test_one_tree_has_a_table_and_nothing_to_draw(tmp_path: Path) -> None:
 
 
 def test_the_table_names_the_machine_and_the_measures() -> None:
-    result = CliRunner().invoke(app, [*SMALL, "--beam", "50"])
+    result = CliRunner().invoke(app, [*SMALL, "--beam", "150"])
     assert result.exit_code == 0
-    for words in ("300", "2,000", "every leaf scored", "beam 50: nodes scored", "cores"):
+    for words in (
+        "300",
+        "2,000",
+        "every leaf scored",
+        "beam 150: nodes scored",
+        "over 2,000 items as over 300",
+        "cores",
+    ):
         assert words in result.stdout
 
 

@@ -104,6 +104,18 @@ def test_row_wise_tables_are_refused_where_workers_cannot_add_sparse_gradients()
         possible_tables("rowwise", sparse=False)
 
 
+def test_what_takes_no_gradient_is_left_alone_and_not_stored() -> None:
+    model = Lookup()
+    model.table.requires_grad_(False)
+    by = optimiser(model)
+    assert set(by.parameters) == {"out.weight", "out.bias"}
+    assert not model.table.sparse
+    before = model.table.weight.clone()
+    step(model, by, [0, 1])
+    assert torch.equal(model.table.weight, before)
+    assert not any(name.startswith("table") for name in by.tensors())
+
+
 def test_the_norm_that_is_clipped_is_that_of_all_gradients_together() -> None:
     dense, sparse = Lookup(), Lookup()
     codes = torch.tensor([1, 4, 4, 2])

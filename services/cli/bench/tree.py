@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _ROWS = {
 _BEAM_ROWS = {
     "micros": "µs (median)",
     "micros_p99": "µs (p99)",
+    "speedup": "times as fast as every leaf scored",
     "nodes_scored": "nodes scored",
     "recall_at_100": "recall@100 of every leaf scored",
     "regret_at_100": "regret@100, standard deviations",
@@ -39,7 +41,9 @@ def register(app: typer.Typer) -> None:
 
 def tree(
     n: list[int] = typer.Option([10_000, 100_000, 1_000_000], "--n", min=2, help="Items; may be given several times."),
-    beam: list[int] = typer.Option([50, 200], "--beam", min=1, help="Nodes kept a level; may be given several times."),
+    beam: list[int] = typer.Option(
+        [100, 200, 500], "--beam", min=100, help="Nodes kept a level, at least the 100 asked for; may be given again."
+    ),
     dim: int = typer.Option(64, "--dim", min=1, help="Columns of a vector."),
     attended: int = typer.Option(50, "--attended", min=1, help="Behaviours of every user, all attended to."),
     queries: int = typer.Option(300, "--queries", min=1, help="Users, one search each."),
@@ -50,8 +54,8 @@ def tree(
     """Build trees of made-up items and search them on one thread, beside other searches of the same items.
 
     A node's score is what is served: the product with a user's vector, and attention over behaviours. Flat and ivf
-    search by the vector alone. At least 100 nodes are kept a level, since 100 items are wanted. Recall depends on how
-    well inner nodes stand for what is below them: here they are means, which nobody has trained.
+    search by the vector alone. Recall depends on how well inner nodes stand for what is below them: here they are
+    means, which nobody has trained.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy loads, below; a server sets the same
     from recsys.evaluate.provenance import Provenance
@@ -76,9 +80,21 @@ def tree(
         return
     console = Console()
     console.print(_table(report))
+    for words in _growth(report["trees"]):
+        console.print(words, highlight=False)
     console.print(f"{report['machine']}; {report['commit']}", highlight=False)
     if out is not None:
         console.print(f"drawn in {out / 'tree.html'}", highlight=False, soft_wrap=True)
+
+
+def _growth(trees: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much longer each beam takes from one number of items to the next."""
+    return [
+        f"beam {small['beam']}: {large['micros'] / small['micros']:.2f} times as long "
+        f"over {after['n']:,} items as over {before['n']:,}"
+        for before, after in pairwise(trees)
+        for small, large in zip(before["beams"], after["beams"], strict=True)
+    ]
 
 
 def _table(report: Mapping[str, Any]) -> Table:

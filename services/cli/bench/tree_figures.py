@@ -48,6 +48,7 @@ def figures(world: TreeWorld, beams: Sequence[int], compared: int) -> dict[str, 
     ivf, report = VectorIndex.build(world.items, IndexConfig(kind="ivf", device="cpu"), world.users)
     compared = min(compared, users)
     best = [_best(world, user) for user in range(compared)]
+    every_leaf = _median(_micros(lambda user: _every_leaf(world, user), compared))
     flat = _micros(lambda user: world.exact.search(world.users[user : user + 1], K), users)
     lists = _micros(lambda user: ivf.search(world.users[user : user + 1], K), users)
     return {
@@ -56,16 +57,16 @@ def figures(world: TreeWorld, beams: Sequence[int], compared: int) -> dict[str, 
         "build_seconds": round(world.build_seconds, 3),
         "bytes_per_leaf": round((attention.tree.rows.nbytes + attention.tree.leaves.nbytes) / count, 2),
         "vector_bytes_per_leaf": round(attention.nodes.nbytes / count, 1),
-        "every_leaf_micros": _median(_micros(lambda user: _every_leaf(world, user), compared)),
+        "every_leaf_micros": every_leaf,
         "flat_micros": _median(flat),
         "ivf_micros": _median(lists),
         "ivf_recall_at_100": round(report.recall_at_100, 4),
         "ivf_vectors_scored": round(report.lists + count * report.probes / report.lists, 1),
-        "beams": [_of_beam(world, beam, best) for beam in beams],
+        "beams": [_of_beam(world, beam, best, every_leaf) for beam in beams],
     }
 
 
-def _of_beam(world: TreeWorld, beam: int, best: Sequence[_Best]) -> dict[str, Any]:
+def _of_beam(world: TreeWorld, beam: int, best: Sequence[_Best], every_leaf: float) -> dict[str, Any]:
     search = TreeSearch(world.attention.tree)
     micros = _micros(lambda user: _searched(search, world, user, beam), len(world.users))
     found = [_searched(search, world, user, beam) for user in range(len(best))]
@@ -73,6 +74,7 @@ def _of_beam(world: TreeWorld, beam: int, best: Sequence[_Best]) -> dict[str, An
     return {
         "beam": beam,
         "micros": _median(micros),
+        "speedup": round(every_leaf / _median(micros), 1),
         "micros_p99": round(statistics.quantiles(micros, n=100)[98] if len(micros) > 1 else micros[0], 1),
         "nodes_scored": round(statistics.mean(each.nodes_scored for each in found), 1),
         "recall_at_100": round(statistics.mean(np.isin(b.rows, f.rows).mean() for f, b in pairs), 4),
