@@ -254,7 +254,7 @@ class _Part:
         torch.div(slope, self.sums[:, :, 1], out=self.sums[:, :, 0])
         torch.mul(self.sums[:, :, 0], self.attention, out=self.sums[:, :, 1]).neg_()
         flat, sums = self.parts.flatten(1), self.sums.flatten(1)
-        of_factors, of_parts = torch.zeros_like(self.factors), torch.zeros_like(flat)
+        of_factors, of_parts = torch.zeros_like(self.factors), flat.new_zeros(flat.shape)
         for band, of in self.bands:
             torch.mm(sums[band], flat[of].T, out=of_factors[band, of])
             of_parts[of].addmm_(self.factors[band, of].T, sums[band])

@@ -111,6 +111,19 @@ def test_columns_that_all_share_score_the_same_however_they_are_computed(
         assert torch.allclose(scores, row, atol=1e-12)
 
 
+@pytest.mark.parametrize("repeated", [0.0, 1e9])
+def test_a_level_of_one_node_has_scores_and_gradients_too(repeated: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_scores, "_REPEATED", repeated)
+    world = World(alike=True)
+    world.nodes = LevelNodes([torch.tensor([3])] * 6, world.nodes.history, shared=True)
+    everything = torch.zeros(len(world.prefixes), 1, dtype=torch.long)
+    expected = F.binary_cross_entropy_with_logits(
+        torch.stack(list(world.scores_one_by_one())), torch.ones(len(everything), 1).double(), reduction="sum"
+    )
+    slope = CandidateLoss(world.prefixes.bounds, everything, everything[:, 0], torch.tensor(0.0))
+    same_gradients(world, together(world, slope), expected)
+
+
 @pytest.mark.parametrize("attended", [1, 3, 40])
 def test_bands_hold_every_pair_that_counts(attended: int) -> None:
     asked = torch.rand(1, 30, generator=torch.Generator().manual_seed(attended)) < 0.6
