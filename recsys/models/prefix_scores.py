@@ -140,16 +140,13 @@ def level_scores(
     users: Tensor, table: LevelTable, factors: Tensor, prefixes: Prefixes, nodes: LevelNodes, cap: float
 ) -> Iterator[tuple[int, Tensor]]:
     """Each sequence that is asked anything, and the scores (T, M_b) after its prefixes; arguments as `level_loss`."""
-    level = _Level(users, table, factors, prefixes, nodes, cap)
-    for sequences, lengths in level.slices():
-        part = _Part(level, sequences, lengths)
-        scores = part.scores()
+    for part, scores in _Level(users, table, factors, prefixes, nodes, cap).scored():
         for b, here in part.places():
             yield b, scores[here]
 
 
 class _Level:
-    """What all slices of a level have in common.
+    """What all slices of a level have in common, in single precision whatever is given and autocast does.
 
     Attributes:
         pairs: of the shared columns and all nodes that behaviours enter as; None where columns are not shared, or
@@ -167,14 +164,28 @@ class _Level:
         nodes: LevelNodes,
         cap: float,
     ) -> None:
-        self.users, self.table, self.factors, self.prefixes, self.nodes = users, table, factors, prefixes, nodes
-        self.cap = cap
+        self.users, self.factors = users.float(), factors.float()
+        self.table = LevelTable(table.vectors.float(), table.keys.float(), table.values.float())
+        self.prefixes, self.nodes, self.cap = prefixes, nodes, cap
         self.pairs: BehaviourPairs | None = None
         if nodes.shared and len(prefixes):
             behaviours, self.place = torch.unique(nodes.history, return_inverse=True)
             if _REPEATED * len(behaviours) < nodes.history.numel():
-                self.pairs = BehaviourPairs(table, behaviours, nodes.columns[0], cap)
+                with self.single_precision():
+                    self.pairs = BehaviourPairs(self.table, behaviours, nodes.columns[0], cap)
                 self.grad = torch.zeros_like(self.pairs.parts)
+
+    def single_precision(self) -> torch.autocast:
+        """No product is cast meanwhile."""
+        return torch.autocast(self.users.device.type, enabled=False)
+
+    def scored(self) -> Iterator[tuple[_Part, Tensor]]:
+        """Slice by slice, and its scores."""
+        for sequences, lengths in self.slices():
+            with self.single_precision():
+                part = _Part(self, sequences, lengths)
+                scores = part.scores()
+            yield part, scores
 
     def slices(self) -> Iterator[tuple[list[int], list[int]]]:
         """Sequences computed together, as many as the cache holds, and lengths that theirs are stretches of."""
@@ -281,17 +292,13 @@ class _LevelLoss(torch.autograd.Function):
         cap: float,
         slope: Slope,
     ) -> Tensor:
-        kinds = [given.dtype for given in (users, vectors, keys, values, factors)]
-        with torch.autocast(users.device.type, enabled=False):
-            given = [tensor.float() for tensor in (users, vectors, keys, values, factors)]
-            table = LevelTable(*given[1:4])
-            grads = [torch.zeros_like(tensor) for tensor in given]
-            of_table = LevelTable(*grads[1:4])
-            total = given[0].new_zeros(())
-            level = _Level(given[0], table, given[4], prefixes, nodes, cap)
-            for sequences, lengths in level.slices():
-                part = _Part(level, sequences, lengths)
-                scores = part.scores()
+        given = (users, vectors, keys, values, factors)
+        grads = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in given]
+        of_table = LevelTable(*grads[1:4])
+        total = grads[0].new_zeros(())
+        level = _Level(users, LevelTable(vectors, keys, values), factors, prefixes, nodes, cap)
+        with level.single_precision():
+            for part, scores in level.scored():
                 slopes = torch.zeros_like(scores) if part.ragged else scores
                 for b, here in part.places():
                     total += slope(scores[here], b)
@@ -299,7 +306,7 @@ class _LevelLoss(torch.autograd.Function):
                         slopes[here] = scores[here]
                 part.add_gradient(slopes, grads[0], of_table, grads[4])
             level.add_gradient(of_table)
-        ctx.save_for_backward(*(grad.to(kind) for grad, kind in zip(grads, kinds, strict=True)))
+        ctx.save_for_backward(*(grad.to(tensor.dtype) for grad, tensor in zip(grads, given, strict=True)))
         return total
 
     @staticmethod

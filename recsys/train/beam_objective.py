@@ -95,7 +95,7 @@ class BeamObjective:
             with _serving(model.users.items):
                 items = items_of(model, batch, [asked.nodes])
             table = model.table(asked.nodes, items).scaled(model.users.logit_scale())
-            scores = users.new_empty(wanted.shape)
+            scores = users.new_empty(wanted.shape, dtype=torch.float32)
             for b, part in level_scores(users, table, factors, prefixes, asked.asked, model.attention.cap):
                 rows = slice(prefixes.bounds[b], prefixes.bounds[b + 1])
                 scores[rows] = F.pad(part, (0, 1), value=-torch.inf).gather(1, asked.places[rows])

@@ -103,6 +103,23 @@ def test_the_loss_is_that_of_each_prefixs_beam_alone(beam: int, exclude: bool) -
         assert torch.allclose(ours, theirs, atol=2e-5), name
 
 
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("kind", ["beam", "softmax"])
+def test_towers_in_half_precision_change_the_loss_a_little(kind: str, exclude: bool) -> None:
+    """Trainers compute in autocast where a device is good at bfloat16; scores of levels are not cast."""
+    tdm, given = model(32), batch()
+    parameters = [tdm.attention.key, tdm.attention.value]
+    beam, softmax = BeamObjective(tdm, 100, exclude), TreeObjective(tdm, exclude_history=exclude)
+    objective = beam if kind == "beam" else softmax
+    loss = objective(given)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = objective(given)
+    assert cast.dtype == torch.float32
+    assert torch.allclose(cast, loss, rtol=0.02)
+    for ours, theirs in zip(torch.autograd.grad(cast, parameters), torch.autograd.grad(loss, parameters), strict=True):
+        assert F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
+
+
 @pytest.mark.parametrize("positives", [0, 1, 7, 50])
 def test_the_intercept_makes_chances_add_up(positives: int) -> None:
     scores = 3.0 * torch.randn(50, generator=torch.Generator().manual_seed(0)) + 11.0
