@@ -18,7 +18,7 @@ from recsys.models.sequence_batch import SequenceBatch
 from recsys.models.tdm import Tdm
 from recsys.train.objective import users_at_targets
 from recsys.train.ranks import ALONE, Ranks
-from recsys.train.tree_levels import AskedLevel, asked_level, first_had
+from recsys.train.tree_levels import AskedLevel, asked_level, shut_nodes
 from recsys.train.tree_objective import in_tree, items_of
 
 
@@ -29,12 +29,10 @@ class _Searched:
     Attributes:
         asked: the nodes that were scored: the candidates, then the target's ancestor and its sibling.
         scores: (R, C + 2) of them, -inf where none.
-        leaves: whether it is the last level.
     """
 
     asked: AskedLevel
     scores: Tensor
-    leaves: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +49,8 @@ class BeamObjective:
     Attributes:
         model: what is trained.
         beam: nodes kept a level; the first level scored is the first wider than that, as in serving.
-        exclude_history: whether leaves that the user had are no candidates, as in answers that exclude them.
+        exclude_history: whether leaves that the user had, and nodes with no other leaf below, are shut as in answers
+            that exclude them: no candidates, and no way that the model would go. The target's own path is not.
         ranks: the workers whose shares of a batch the intercept is to suit.
     """
 
@@ -86,11 +85,14 @@ class BeamObjective:
         model, tree = self.model, self.model.tree
         factors = model.attention.prefix_factors(history.shape[1])
         first = next((level for level in range(1, tree.depth) if tree.width(level) > self.beam), tree.depth)
+        shut = shut_nodes(tree, history, first) if self.exclude_history else {}
         candidates = tree.at_level(first).expand(len(prefixes), -1)
         found = []
         for level in range(first, tree.depth + 1):
             path = tree.ancestors(targets, level)
             wanted = torch.cat([candidates, path[:, None], tree.siblings(path, level)[:, None]], dim=1)
+            if level in shut:
+                wanted.masked_fill_(shut[level].have(wanted, prefixes) & (wanted != path[:, None]), -1)
             asked = asked_level(tree, level, wanted, history, prefixes)
             with _serving(model.users.items):
                 items = items_of(model, batch, [asked.nodes])
@@ -99,8 +101,8 @@ class BeamObjective:
             for b, part in level_scores(users, table, factors, prefixes, asked.asked, model.attention.cap):
                 rows = slice(prefixes.bounds[b], prefixes.bounds[b + 1])
                 scores[rows] = F.pad(part, (0, 1), value=-torch.inf).gather(1, asked.places[rows])
-            found.append(_Searched(asked, scores, leaves=level == tree.depth))
-            kept = best_nodes(candidates, scores[:, :-2], self.beam, ordered=False)
+            found.append(_Searched(asked, scores))
+            kept = best_nodes(wanted[:, :-2], scores[:, :-2], self.beam, ordered=False)
             candidates = children(kept, tree.inner, tree.alive)
         return found
 
@@ -108,11 +110,6 @@ class BeamObjective:
         places, target = at.asked.places[:, :-2], at.asked.places[:, -2]
         widths = torch.tensor([len(columns) for columns in at.asked.asked.columns], device=target.device)
         none = widths[prefixes.sequence]
-        if self.exclude_history and at.leaves:
-            had = torch.cat([F.pad(first, (0, 1)) for first in first_had(at.asked.nodes, at.asked.asked)])
-            starts = (widths + 1).cumsum(0) - widths - 1
-            gone = had[places + starts[prefixes.sequence][:, None]] < prefixes.length[:, None]
-            places = torch.where(gone & (places != target[:, None]), none[:, None], places)
         asked = places < none[:, None]
         met = won & (places == target[:, None]).any(dim=1)
         intercept = self._intercept(at.scores[:, :-2][asked], met)

@@ -102,7 +102,7 @@ def asked_level(tree: TreeNodes, level: int, wanted: Tensor, history: Tensor, pr
         prefixes: who asks.
     """
     there = wanted >= 0
-    keys = prefixes.sequence[:, None] * (2 * tree.slots) + wanted
+    keys = _keys(tree, prefixes.sequence[:, None], wanted)
     columns, place = torch.unique(keys[there], return_inverse=True)
     counts = torch.bincount(columns // (2 * tree.slots), minlength=len(history))
     starts = counts.cumsum(0) - counts
@@ -128,6 +128,66 @@ def first_had(nodes: Tensor, asked: LevelNodes) -> list[Tensor]:
         first = place.new_full((len(nodes) + 1,), length)
         found.append(first.scatter_reduce_(0, history.remainder(len(first)), place, "amin")[columns])
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class ShutNodes:
+    """Nodes of one level below which a user comes to have all that there is.
+
+    Attributes:
+        tree: whose.
+        keys: (K,) of sequence and node, ascending.
+        after: (K,) behaviours before the one that shuts it.
+    """
+
+    tree: TreeNodes
+    keys: Tensor
+    after: Tensor
+
+    def have(self, nodes: Tensor, prefixes: Prefixes) -> Tensor:
+        """(R, C) which of nodes (R, C), -1 = none, are shut after each of R prefixes."""
+        keys = _keys(self.tree, prefixes.sequence[:, None], nodes)
+        place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        shut: Tensor = (self.keys[place] == keys) & (self.after[place] < prefixes.length[:, None]) & (nodes >= 0)
+        return shut
+
+
+def shut_nodes(tree: TreeNodes, history: Tensor, first: int) -> dict[int, ShutNodes]:
+    """By level from `first` on, where there are any; found from the leaves up, among parents of those below.
+
+    Args:
+        tree: whose.
+        history: (B, L) leaves of the behaviours, -1 = none.
+        first: the highest level.
+    """
+    sequence, place = (history >= 0).nonzero().unbind(dim=1)
+    keys, which = torch.unique(_keys(tree, sequence, history[sequence, place]), return_inverse=True)
+    after = place.new_zeros(len(keys)).scatter_reduce_(0, which, place, "amin", include_self=False)
+    found = {}
+    for level in range(tree.depth, first - 1, -1):
+        if not len(keys):
+            break
+        found[level] = ShutNodes(tree, keys, after)
+        sequence, nodes = keys // (2 * tree.slots), keys % (2 * tree.slots)
+        early = nodes < (1 << level) - 1
+        keys, which, children = torch.unique(
+            _keys(tree, sequence, torch.where(early, nodes, (nodes - 1) // 2)), return_inverse=True, return_counts=True
+        )
+        after = after.new_zeros(len(keys)).scatter_reduce_(0, which, after, "amax", include_self=False)
+        whole = children == _children(tree, keys % (2 * tree.slots))
+        keys, after = keys[whole], after[whole]
+    return found
+
+
+def _children(tree: TreeNodes, nodes: Tensor) -> Tensor:
+    """(n,) how many children of nodes (n,) have an item below; 1 for a leaf, which is its own child."""
+    left = torch.where(nodes < tree.inner, 2 * nodes + 1, 0)
+    return torch.where(nodes < tree.inner, tree.alive[left].long() + tree.alive[left + 1], 1)
+
+
+def _keys(tree: TreeNodes, sequence: Tensor, nodes: Tensor) -> Tensor:
+    """One number for a sequence and a node."""
+    return sequence * (2 * tree.slots) + nodes
 
 
 def _drawn(width: int, count: int, device: torch.device) -> Tensor:

@@ -9,13 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.index.item_tree import ItemTree
+from recsys.index.tree_search import TreeSearch
 from recsys.models.losses.level_loss import fitted_intercept
 from recsys.models.losses.pseudo_targets import pseudo_targets
 from recsys.models.prefix_scores import Prefixes
 from recsys.models.sequence_batch import SequenceBatch
 from recsys.models.tdm import Tdm
+from recsys.models.tree_nodes import TreeNodes
 from recsys.models.two_tower import TwoTower, TwoTowerShape
 from recsys.train.beam_objective import BeamObjective
+from recsys.train.export import node_attention
 from recsys.train.objective import users_at_targets
 from recsys.train.tree_objective import TreeObjective
 
@@ -57,6 +60,16 @@ def all_scores(tdm: Tdm, had: Tensor) -> Tensor:
     return scores
 
 
+def nothing_left(tree: TreeNodes, had: Tensor, target: int) -> Tensor:
+    """(2S - 1,) nodes below which a user had all that there is but the target."""
+    left = tree.alive.clone()
+    left[had] = False
+    left[target] = True
+    for node in reversed(range(tree.inner)):
+        left[node] = left[2 * node + 1] | left[2 * node + 2]
+    return ~left
+
+
 def by_hand(tdm: Tdm, given: SequenceBatch, beam: int, *, exclude: bool) -> Tensor:
     """One prefix after the other, every node of the tree scored; slots are a power of two, so that no leaf is early."""
     tree = tdm.tree
@@ -69,13 +82,13 @@ def by_hand(tdm: Tdm, given: SequenceBatch, beam: int, *, exclude: bool) -> Tens
         labels = torch.zeros(1, tree.slots)
         target = int(tree.of_rows(given.targets[b, length]))
         labels[0, target - tree.inner] = 1.0
+        if exclude:
+            scores = scores.masked_fill(nothing_left(tree, tree.of_rows(had), target), -torch.inf)
         wanted = pseudo_targets(scores.detach()[None], labels)[0]
         candidates = tree.at_level(levels[0])
         for level in levels:
-            asked = candidates
-            if exclude and level == tree.depth:
-                asked = candidates[~torch.isin(candidates, tree.of_rows(had)) | (candidates == target)]
-            asked_at[level].append((scores[asked], wanted[asked]))
+            candidates = candidates[torch.isfinite(scores[candidates])]
+            asked_at[level].append((scores[candidates], wanted[candidates]))
             kept = candidates[scores[candidates].topk(min(beam, len(candidates))).indices]
             below = torch.cat([2 * kept + 1, 2 * kept + 2])
             candidates = below[below < len(scores)]
@@ -135,6 +148,40 @@ def test_a_batch_without_targets_or_without_behaviours_has_a_loss_too(length: in
     assert objective(SequenceBatch(history, nothing)) == 0.0
     only_first = torch.cat([torch.tensor([[3], [5]]), nothing[:, 1:]], dim=1)
     assert torch.isfinite(objective(SequenceBatch(history, only_first, samples=2)))
+
+
+@pytest.mark.parametrize("slots", [ITEMS, 26, 32])
+def test_a_beam_in_training_asks_what_one_asks_that_serves(slots: int) -> None:
+    """Leaves that the user had are shut, nodes above them alone too; the target's own path never is."""
+    tdm, given = model(slots), batch()
+    tree = tdm.tree
+    attention, search = node_attention(tdm.eval()), TreeSearch(tree.held)
+    prefixes = Prefixes.of(given.targets >= 0, 4)
+    targets, history = tree.of_rows(given.targets[given.targets >= 0]), tree.of_rows(given.history)
+    items = tdm.batch_items(given.history)
+    users = users_at_targets(tdm.users, given, F.embedding(items.places(given.history), items.states))
+    *_, last = BeamObjective(tdm, beam=4, exclude_history=True)._searched(
+        given, users.detach(), targets, history, prefixes
+    )
+    asked_for = last.asked.places[:, :-2]
+    compared = changed = 0
+    for row, (b, length) in enumerate(zip(prefixes.sequence.tolist(), prefixes.length.tolist(), strict=True)):
+        had = given.history[b, :length].numpy().astype(np.int32)
+        columns = last.asked.asked.columns[b]
+        leaves = last.asked.nodes[columns[asked_for[row][asked_for[row] < len(columns)]]]
+        rows = set(tree.rows[leaves - tree.inner].tolist())
+        target = int(given.targets[b, length])
+        if target in had.tolist():
+            continue
+        compared += 1
+        vector = (users[row] / tdm.users.logit_scale()).detach().numpy()
+        served = search.search(attention.user(vector, had), 4, 4, excluded=had)
+        everything = search.search(attention.user(vector, had), 4, 4)
+        assert set(served.rows.tolist()) <= rows
+        assert not rows & set(had.tolist())
+        changed += served.rows.tolist() != everything.rows.tolist()
+    assert compared > 10
+    assert changed > 1
 
 
 def test_leaves_that_end_early_meet_the_others_in_the_last_level() -> None:
