@@ -137,10 +137,8 @@ class Tdm(nn.Module):
             age: (B, L), 1 = newest, 0 = no behaviour.
             nodes: (M, d_out) or (B, M, d_out) vectors of nodes of one level.
         """
-        nodes = nodes if nodes.dim() == 3 else nodes.unsqueeze(0)
-        keys, values = self.attention.sides(behaviours)
-        attention = self.attention(self.bare(nodes), keys, values, self.attention.age_factors(age))
-        scores: Tensor = (nodes @ users.unsqueeze(2))[..., 0] + attention
+        attention = self.attention(self.bare(nodes), behaviours, self.attention.age_factors(age))
+        scores: Tensor = (users.unsqueeze(1) @ nodes.mT)[:, 0] + attention
         return scores
 
     def node_table(self) -> Tensor:

@@ -56,16 +56,18 @@ class NodeAttention(nn.Module):
         place = torch.arange(length + 1, device=self.age_weight.device)
         return self.age_factors(place[:, None] - place[:-1])
 
-    def forward(self, nodes: Tensor, keys: Tensor, values: Tensor, factors: Tensor) -> Tensor:
-        """A(n) of nodes (B or 1, M, d) for B users, (B, M).
+    def forward(self, nodes: Tensor, behaviours: Tensor, factors: Tensor) -> Tensor:
+        """A(n) of nodes for B users, (B, M).
+
+        Both maps are taken to the nodes, n·K h = (n K)·h, which are mostly fewer than all users' behaviours.
 
         Args:
-            nodes: their vectors, without bias.
-            keys: (B, L, d) K h of the behaviours.
-            values: (B, L, d) V h of them.
+            nodes: (M, d) or (B, M, d) vectors, without bias.
+            behaviours: (B, L, d) h.
             factors: (B, L) by age; 0 = no behaviour. A user without any gets 0.
         """
-        shares = (self.cap * torch.tanh(nodes @ keys.transpose(1, 2) / self.cap)).exp() * factors.unsqueeze(1)
-        gains = nodes @ values.transpose(1, 2)
-        total = shares.sum(dim=2)
-        return (shares * gains).sum(dim=2) / total.masked_fill(total == 0, 1.0)
+        logits = behaviours @ (nodes @ self.key).mT
+        shares = (self.cap * torch.tanh(logits / self.cap)).exp() * factors.unsqueeze(2)
+        gains = behaviours @ (nodes @ self.value).mT
+        total = shares.sum(dim=1)
+        return (shares * gains).sum(dim=1) / total.masked_fill(total == 0, 1.0)
