@@ -16,21 +16,24 @@ from recsys.types import Bools, Floats, Offsets, Rows
 _AT_ONCE: Final = 1 << 24
 """Likelihoods that are asked for in one call, where several groups of items share one."""
 _LARGEST: Final = 1 << 26
-"""Likelihoods of one group of items, 256 MB of them; a larger one goes down fewer levels at a time."""
+"""Likelihoods of one group of items; a larger one goes down fewer levels at a time.
+
+They take 256 MB, and up to three times that while items are shared out."""
 
 
 class Likelihoods(Protocol):
     """How well items would stand below nodes, by what their users did."""
 
-    def __call__(self, rows: Rows, nodes: Nodes, above: int, level: int) -> Floats:
-        """(M, C) log-likelihood of an item's training samples if it lay below a node.
+    def __call__(self, rows: Rows, nodes: Nodes, sizes: Offsets, above: int, level: int) -> Floats:
+        """(M, C) log-likelihood of an item's training samples if it lay below each node of its group.
 
         Of the path to the node from its ancestor at level `above`, which is the same for all nodes of an item: the
         sum over samples, and over levels above + 1…level. What is the same for all nodes of an item changes nothing.
 
         Args:
-            rows: (M,) items.
-            nodes: (M, C) nodes of `level` for each item; some may be given twice.
+            rows: (M,) items, group after group.
+            nodes: (G, C) nodes of `level` for each group; some may be given twice.
+            sizes: (G,) how many items each group has.
             above: the level that the item's place is settled at.
             level: of the nodes, above + 1 or more.
         """
@@ -70,10 +73,11 @@ def relearning(tree: ItemTree, likelihoods: Likelihoods, levels_at_once: int = 7
             down -= 1
         for start, stop, nodes, room in _groups(tree, below, level, down):
             rows = order[start:stop]
-            own = np.repeat(nodes, room.sum(axis=1), axis=0)
-            weights = likelihoods(rows, own, level, level + down)
-            if weights.shape != own.shape:
-                raise DataError(f"likelihoods of shape {weights.shape} were given for nodes of shape {own.shape}")
+            weights = likelihoods(rows, nodes, room.sum(axis=1), level, level + down)
+            if weights.shape != (len(rows), nodes.shape[1]):
+                raise DataError(
+                    f"likelihoods of shape {weights.shape} were given for {len(rows)} items and {nodes.shape[1]} nodes"
+                )
             chosen = shared_out(weights, room)
             order[start:stop] = rows[np.argsort(chosen, kind="stable")]
         level += down
@@ -100,7 +104,7 @@ def shared_out(weights: Floats, room: Offsets) -> Offsets:
     seats, places = room.ravel(), room.shape[1]
     first = np.repeat(np.arange(len(room)) * places, room.sum(axis=1))
     present = np.repeat(np.arange(len(seats)), seats) - first
-    left = np.where(room[first // places] > 0, weights, -np.inf)
+    left = np.where((room > 0)[first // places], weights, -np.inf)
     chosen, loss = _best(left, present)
     least = np.full(len(seats), -np.inf)  # of the losses that a full place holds: who loses less need not ask
     while True:

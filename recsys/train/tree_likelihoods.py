@@ -7,6 +7,7 @@ at the leaves' level so is the score, as a leaf has the vector of the item that 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -22,17 +23,20 @@ from recsys.models.sequence_batch import SequenceBatch
 from recsys.models.tdm import Tdm
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.objective import users_at_targets
-from recsys.types import Floats, Rows
+from recsys.types import Floats, Offsets, Rows
 
 _WINDOWS_AT_ONCE: Final = 64
 _LOGITS_AT_ONCE: Final = 1 << 20
+_USERS_HELD: Final = 1 << 31
+"""Bytes of users' vectors."""
 
 
 class PrefixLikelihoods:
     """The callback of `recsys.index.tree_assignment.relearned`, of a model as it is now.
 
-    Of each item at most `prefixes` samples are looked at, drawn at random, and stand for all that it has. Memory: a
-    user's vector and a place each, beside the vectors of all nodes.
+    Of each item at most `prefixes` samples are looked at, drawn at random, and stand for all that it has; fewer where
+    the users' vectors before all of them took more than 2 GB (8 an item at a million items and 64 dimensions). Memory
+    besides: the vectors of all nodes, and some numbers an event.
 
     Args:
         model: in evaluation mode; its present tree says which nodes behaviours enter as.
@@ -53,34 +57,34 @@ class PrefixLikelihoods:
     ) -> None:
         self.model, self.sequences = model, sequences
         counts = np.bincount(sequences.rows, minlength=len(model.tree.leaves))
-        self._events, self._bounds = _drawn(sequences.rows, counts, prefixes, np.random.default_rng(seed))
+        most = _affordable(counts, prefixes, _USERS_HELD // (4 * model.inner.embedding_dim))
+        self._events, self._bounds = _drawn(sequences.rows, counts, most, np.random.default_rng(seed))
         self._stands_for = counts / np.maximum(np.diff(self._bounds), 1)
         self._place = np.arange(sequences.size) - sequences.offsets[sequences.user_of()]
         self._users = self._user_vectors(user_codes)
         self._nodes = torch.cat(list(model.node_blocks()))
 
     @torch.no_grad()
-    def __call__(self, rows: Rows, nodes: Nodes, above: int, level: int) -> Floats:
+    def __call__(self, rows: Rows, nodes: Nodes, sizes: Offsets, above: int, level: int) -> Floats:
         """(M, C) log-likelihoods; see `recsys.index.tree_assignment.Likelihoods`."""
-        found = np.zeros(nodes.shape, np.float32)
-        groups = np.flatnonzero(np.append(True, (nodes[1:] != nodes[:-1]).any(axis=1)))
-        for at in range(above + 1, min(level, self.model.tree.depth - 1) + 1):
-            for start, stop in zip(groups, np.append(groups[1:], len(nodes)), strict=True):
-                ways, way = torch.unique(self._ancestors(nodes[start], at), return_inverse=True)
-                found[start:stop] += self._sums(rows[start:stop], ways, at).numpy()[:, way.numpy()]
-        found *= self._stands_for[rows, None].astype(np.float32)
-        return found
+        found = torch.zeros(len(rows), nodes.shape[1])
+        ends = np.cumsum(sizes)
+        for start, stop, mine in zip(ends - sizes, ends, torch.from_numpy(nodes.astype(np.int64)), strict=True):
+            for at in range(above + 1, min(level, self.model.tree.depth - 1) + 1):
+                ways, way = torch.unique(self.model.tree.ancestors(mine, at), return_inverse=True)
+                for item, scores in self._samples(rows[start:stop], ways.to(self.model.device), at):
+                    found[start:stop].index_add_(0, item, scores.cpu()[:, way])
+        found *= torch.from_numpy(self._stands_for[rows, None].astype(np.float32))
+        return found.numpy()
 
-    def _sums(self, rows: Rows, nodes: Tensor, level: int) -> Tensor:
-        """(M, c) the summed scores of nodes (c,) of a level over the drawn prefixes of each item."""
+    def _samples(self, rows: Rows, nodes: Tensor, level: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some at a time of the drawn prefixes of items: (n,) whose, as a place in rows, and (n, c) scores of nodes."""
         counts = torch.from_numpy(np.diff(self._bounds)[rows])
         chosen = torch.from_numpy(_ranges(self._bounds[rows], self._bounds[rows + 1]))
         item = torch.arange(len(rows)).repeat_interleave(counts)
-        sums = torch.zeros(len(rows), len(nodes))
         at_once = max(1, _LOGITS_AT_ONCE // (len(nodes) * self.model.attention.attended))
         for part, of in zip(torch.split(chosen, at_once), torch.split(item, at_once), strict=True):
-            sums.index_add_(0, of, self._scores(part, nodes, level).cpu())
-        return sums
+            yield of, self._scores(part, nodes, level)
 
     def _scores(self, chosen: Tensor, nodes: Tensor, level: int) -> Tensor:
         """(n, c) scores of nodes of a level after drawn prefixes (n,); a leaf's is that of the prefix's own item."""
@@ -103,9 +107,6 @@ class PrefixLikelihoods:
         rows = self.sequences.rows[np.where(there, events[:, None] - ages, 0)]
         device = self.model.device
         return torch.from_numpy(rows.astype(np.int64)).to(device), torch.from_numpy(np.where(there, ages, 0)).to(device)
-
-    def _ancestors(self, nodes: NDArray[np.int64], level: int) -> Tensor:
-        return self.model.tree.ancestors(torch.from_numpy(nodes.astype(np.int64)).to(self.model.device), level)
 
     def _user_vectors(self, user_codes: Mapping[str, NDArray[np.integer[Any]]]) -> Tensor:
         """(n, d_out) user vectors before the drawn events."""
@@ -143,6 +144,11 @@ class PrefixLikelihoods:
             targets = batch.targets.masked_fill(torch.from_numpy(~mine), -1)
             held = SequenceBatch(batch.history, targets, batch.user, samples=int(mine.sum())).to(self.model.device)
             yield held, torch.from_numpy(drawn[events][mine])
+
+
+def _affordable(counts: NDArray[np.integer[Any]], most: int, held: int) -> int:
+    """As many samples an item as asked for, or as leave `held` altogether, but one at least."""
+    return max(1, bisect_right(range(1, most + 1), held, key=lambda each: int(np.minimum(counts, each).sum())))
 
 
 def _drawn(

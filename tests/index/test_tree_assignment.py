@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from recsys.errors import ConfigError, DataError
 from recsys.index import tree_assignment
 from recsys.index.item_tree import ItemTree, Nodes
-from recsys.index.tree_assignment import relearned, relearning, shared_out
+from recsys.index.tree_assignment import Likelihoods, relearned, relearning, shared_out
 from recsys.index.tree_building import at_random, in_order
-from recsys.types import Floats, Rows
+from recsys.types import Floats, Offsets, Rows
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -26,8 +28,10 @@ class Planted:
         self.hidden = hidden
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, rows: Rows, nodes: Nodes, above: int, level: int) -> Floats:
+    def __call__(self, rows: Rows, nodes: Nodes, sizes: Offsets, above: int, level: int) -> Floats:
         self.asked.append((above, level))
+        nodes = np.repeat(nodes, sizes, axis=0)
+        assert len(nodes) == len(rows)
         weights = np.zeros(nodes.shape, np.float32)
         on_level = np.isin(nodes, np.array(self.hidden.level(level)))
         assert on_level.all()
@@ -36,6 +40,11 @@ class Planted:
             ancestor = (nodes + 1 >> np.maximum(deepest - between, 0)) - 1
             weights += ancestor == self.hidden.ancestors(rows, between)[:, None]
         return weights
+
+
+def like_any(made: Callable[[tuple[int, int]], NDArray[np.float64]]) -> Likelihoods:
+    """Likelihoods that know nothing of items and nodes."""
+    return lambda rows, nodes, sizes, above, level: made((len(rows), nodes.shape[1])).astype(np.float32)
 
 
 def best_by_brute_force(weights: Floats, room: list[int]) -> float:
@@ -120,7 +129,7 @@ def test_groups_side_by_side_are_shared_out_as_each_alone(
 
 def test_items_that_nothing_is_known_of_stay_where_they_are() -> None:
     tree = at_random(50, slack=0.3)
-    again = relearned(tree, lambda rows, nodes, above, level: np.zeros(nodes.shape, np.float32), 2)
+    again = relearned(tree, like_any(np.zeros), 2)
     assert again.rows.tolist() == tree.rows.tolist()
 
 
@@ -142,7 +151,7 @@ def test_after_every_step_the_tree_is_a_bijection_settled_so_far(
     tree = at_random(count, seed, slack).without(gone)
     settled: ItemTree | None = None
     level = 0
-    for step in relearning(tree, lambda rows, nodes, *_: rng.standard_normal(nodes.shape).astype(np.float32), levels):
+    for step in relearning(tree, like_any(rng.standard_normal), levels):
         held = np.sort(step.rows[step.rows >= 0])
         assert held.tolist() == np.setdiff1d(np.arange(count), gone).tolist()
         assert (step.rows[step.leaves[held]] == held).all()
@@ -167,8 +176,8 @@ def test_a_step_raises_the_likelihood_of_the_items() -> None:
     table = np.random.default_rng(0).standard_normal((count, tree.nodes)).astype(np.float32)
     table[:, ~np.isin(np.arange(tree.nodes), np.array(tree.level(4)))] = 0
 
-    def likelihoods(rows: Rows, nodes: Nodes, above: int, level: int) -> Floats:
-        return table[rows[:, None], nodes]
+    def likelihoods(rows: Rows, nodes: Nodes, sizes: Offsets, above: int, level: int) -> Floats:
+        return table[rows[:, None], np.repeat(nodes, sizes, axis=0)]
 
     rows = np.arange(count, dtype=np.int32)
     learned = next(relearning(tree, likelihoods, 4))
@@ -180,7 +189,7 @@ def test_what_does_not_fit_is_refused() -> None:
     tree = at_random(9)
     with pytest.raises(ConfigError, match="levels_at_once = 0"):
         relearned(tree, Planted(tree), 0)
-    with pytest.raises(DataError, match=r"shape \(9,\)"):
-        relearned(tree, lambda rows, nodes, above, level: np.zeros(len(rows), np.float32))
+    with pytest.raises(DataError, match=r"shape \(9,\) were given for 9 items and 16 nodes"):
+        relearned(tree, lambda rows, nodes, sizes, above, level: np.zeros(len(rows), np.float32))
     with pytest.raises(DataError, match="not finite"):
-        relearned(tree, lambda rows, nodes, above, level: np.full(nodes.shape, np.nan, np.float32))
+        relearned(tree, like_any(lambda shape: np.full(shape, np.nan)))

@@ -16,6 +16,7 @@ from recsys.models.tdm import Tdm
 from recsys.recipes.two_tower import TwoTowerConfig, build_model
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
+from recsys.train import tree_likelihoods
 from recsys.train.tree_likelihoods import PrefixLikelihoods
 from recsys.train.view import TrainView
 
@@ -44,9 +45,9 @@ def test_a_likelihood_is_the_sum_of_scores_on_the_way_over_all_prefixes(view: Tr
     codes = {field.name: view.users[field.name] for field in model.users.shape.user_fields}
     tree, items = model.tree, model.batch_items(torch.arange(ITEMS))
     served = torch.cat(list(model.node_blocks()))
-    rows, above, level = np.array([3, 3, 11], np.int32), 1, 3
-    nodes = np.array([[7, 8, 9, 10], [7, 8, 9, 10], [11, 12, 13, 14]])
-    expected = np.zeros(nodes.shape)
+    rows, sizes, above, level = np.array([3, 3, 11], np.int32), np.array([2, 1]), 1, 3
+    nodes = np.array([[7, 8, 9, 10], [11, 12, 13, 14]])
+    expected = np.zeros((len(rows), nodes.shape[1]))
     for event, user in enumerate(sequences.user_of()):
         place = event - sequences.offsets[user]
         start = max(0, -(-(place - LENGTH) // (LENGTH // 2))) * (LENGTH // 2)
@@ -59,10 +60,10 @@ def test_a_likelihood_is_the_sum_of_scores_on_the_way_over_all_prefixes(view: Tr
             behaviours = model.bare(served[tree.ancestors(tree.of_rows(newest), at)])
             age = torch.arange(len(newest), 0, -1)
             for m in np.flatnonzero(rows == sequences.rows[event]):
-                way = served[tree.ancestors(torch.from_numpy(nodes[m]), at)]
+                way = served[tree.ancestors(torch.from_numpy(nodes[m // 2]), at)]
                 scores = model.newest_scores(vector, behaviours[None], age[None], way)[0]
                 expected[m] += (model.users.logit_scale() * scores).detach().numpy()
-    found = PrefixLikelihoods(model, sequences, codes, prefixes=10_000)(rows, nodes, above, level)
+    found = PrefixLikelihoods(model, sequences, codes, prefixes=10_000)(rows, nodes, sizes, above, level)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -74,10 +75,10 @@ def test_which_item_holds_a_leaf_says_nothing_about_another_one_there(view: Trai
     tree, depth = model.tree.held, model.tree.depth
     last = np.array(tree.level(depth))
     rows = np.array([3, 11], np.int32)
-    found = likelihoods(rows, np.tile(last, (2, 1)), depth - 2, depth)
+    found = likelihoods(rows, last[None], np.array([2]), depth - 2, depth)
     parents = last.copy()
     parents[last >= (1 << depth) - 1] = (last[last >= (1 << depth) - 1] - 1) // 2
-    np.testing.assert_array_equal(found, likelihoods(rows, np.tile(parents, (2, 1)), depth - 2, depth - 1))
+    np.testing.assert_array_equal(found, likelihoods(rows, parents[None], np.array([2]), depth - 2, depth - 1))
     early = found[:, last < (1 << depth) - 1]
     assert early.shape[1] > 1
     assert (early == early[:, :1]).all()
@@ -87,10 +88,24 @@ def test_which_item_holds_a_leaf_says_nothing_about_another_one_there(view: Trai
 def test_a_sample_of_prefixes_stands_for_all(view: TrainView) -> None:
     model, sequences = tdm(view), view.train
     codes = {field.name: view.users[field.name] for field in model.users.shape.user_fields}
-    rows, nodes = np.arange(ITEMS, dtype=np.int32), np.tile([[1, 2]], (ITEMS, 1))
-    whole = PrefixLikelihoods(model, sequences, codes, prefixes=10_000)(rows, nodes, 0, 1)
-    some = [PrefixLikelihoods(model, sequences, codes, prefixes=4, seed=seed)(rows, nodes, 0, 1) for seed in range(30)]
+    asked = np.arange(ITEMS, dtype=np.int32), np.array([[1, 2]]), np.array([ITEMS]), 0, 1
+    whole = PrefixLikelihoods(model, sequences, codes, prefixes=10_000)(*asked)
+    some = [PrefixLikelihoods(model, sequences, codes, prefixes=4, seed=seed)(*asked) for seed in range(30)]
     assert np.abs(np.mean(some, axis=0) - whole).mean() < 0.1 * np.abs(whole).mean()
+
+
+def test_fewer_samples_are_held_than_asked_for_where_there_is_no_room(
+    view: TrainView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, sequences = tdm(view), view.train
+    codes = {field.name: view.users[field.name] for field in model.users.shape.user_fields}
+    a_vector = 4 * model.inner.embedding_dim
+    for room, held in ((3 * ITEMS, 3), (4 * ITEMS - 1, 3), (1, 1)):
+        monkeypatch.setattr(tree_likelihoods, "_USERS_HELD", room * a_vector)
+        counts = np.bincount(sequences.rows, minlength=ITEMS)
+        assert counts.min() > 3
+        found = PrefixLikelihoods(model, sequences, codes, prefixes=32)
+        assert len(found._users) == held * ITEMS
 
 
 def test_an_item_that_nobody_chose_is_at_home_anywhere(view: TrainView) -> None:
@@ -99,7 +114,7 @@ def test_an_item_that_nobody_chose_is_at_home_anywhere(view: TrainView) -> None:
     others: Interactions = sequences.where(sequences.rows != 5)
     kept = np.isin(sequences.user_ids, others.user_ids)
     codes = {name: values[kept] for name, values in codes.items()}
-    found = PrefixLikelihoods(model, others, codes)(np.array([5], np.int32), np.array([[3, 4]]), 1, 2)
+    found = PrefixLikelihoods(model, others, codes)(np.array([5], np.int32), np.array([[3, 4]]), np.array([1]), 1, 2)
     assert not found.any()
 
 
