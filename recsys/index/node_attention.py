@@ -26,8 +26,8 @@ _VALUES: Final = "values.npy"
 _AGES: Final = "age_weight.npy"
 _BLOCK: Final = 4096
 """Nodes scored at once; a beam has fewer, brute force stays in the cache."""
-_STEEPEST: Final = 60.0
-"""Beyond it exp(cap) times a few hundred behaviours leaves float32."""
+STEEPEST: Final = 40.0
+"""As in training, which takes shares below 1e-20, e^-46, for none: 40 leaves ages six nats to count less by."""
 
 
 class AttentionConfig(Config):
@@ -273,7 +273,7 @@ def _check(tree: ItemTree, nodes: Floats, keys: Floats, values: Floats, age_weig
             f"keys are {keys.shape}, values {values.shape}, age weights {age_weight.shape}: "
             "two square matrices of one size and a list are needed"
         )
-    if not 0 < cap <= _STEEPEST:
-        raise DataError(f"the cap of attention logits is {cap}; it must be above 0 and at most {_STEEPEST:g}")
+    if not 0 < cap <= STEEPEST:
+        raise DataError(f"the cap of attention logits is {cap}; it must be above 0 and at most {STEEPEST:g}")
     for name, array in (("node", nodes), ("key", keys), ("value", values), ("age weight", age_weight[:, None])):
         lengths(array, f"{name} vector")

@@ -31,7 +31,7 @@ Slope: TypeAlias = Callable[[Tensor, int], Tensor]
 place of the scores."""
 
 _TINY = 1e-20
-"""The weight of no behaviour at all, instead of 0."""
+"""The weight of no behaviour at all, instead of 0; so a cap, and what ages take off, must stay below 46 together."""
 _PAIRS_AT_ONCE = 1 << 17
 """Behaviours times nodes in a slice: their matrices, half a MiB each, stay in the cache."""
 _REPEATED = 1.5

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field as Bound
 from pydantic import model_validator
 
+from recsys.index.node_attention import STEEPEST
 from recsys.recipes.two_tower import EncoderConfig, TwoTowerConfig
 from recsys.retrieval.tree_channel import WIDEST_BEAM
 
@@ -17,7 +18,7 @@ class TdmConfig(EncoderConfig):
     Attributes:
         time_budget_s: of the whole fit; every stage (the towers alone, each round) has an equal part.
         attended: newest items of the history that a node attends to; no more than `history_length`.
-        cap: bound of the attention's logits.
+        cap: bound of the attention's logits; beyond 40 training takes the least shares, e^-cap, for none.
         beam: nodes kept a level where a channel is asked; more where more rows are asked for.
         slack: vacant leaves, as a share of the items: room for items that come later.
         tree: the first one. "vectors": the towers are fitted alone, as those of a two-tower, for `max_epochs`; the tree
@@ -41,7 +42,7 @@ class TdmConfig(EncoderConfig):
     """
 
     attended: int = Bound(50, ge=1, le=1_000)
-    cap: float = Bound(8.0, gt=0, le=60)
+    cap: float = Bound(8.0, gt=0, le=STEEPEST)
     beam: int = Bound(200, ge=1, le=WIDEST_BEAM)
     slack: float = Bound(0.05, ge=0, le=1)
     tree: Literal["vectors", "categories", "random"] = "vectors"

@@ -10,7 +10,7 @@ import pytest
 from recsys.errors import BundleError, DataError
 from recsys.index import node_attention
 from recsys.index.item_tree import ItemTree
-from recsys.index.node_attention import NodeAttention
+from recsys.index.node_attention import STEEPEST, NodeAttention
 from recsys.index.tree_building import at_random
 from recsys.index.tree_search import TreeSearch
 from recsys.testing.trees import attention, score_by_loop
@@ -72,7 +72,7 @@ def test_levels_prepared_late_or_early_and_blocks_of_nodes_score_alike(monkeypat
 def test_extreme_products_stay_within_the_cap() -> None:
     tree = at_random(8)
     model = attention(tree)
-    steep = NodeAttention(tree, 1e4 * model.nodes, model.keys, model.values, model.age_weight, 60.0)
+    steep = NodeAttention(tree, 1e4 * model.nodes, model.keys, model.values, model.age_weight, STEEPEST)
     scores = steep.user(USER, np.arange(5, dtype=np.int32)).scores(3, np.array(tree.level(3)))
     assert np.isfinite(scores).all()
 
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "node_vectors.npy").write_bytes(whole)
     with pytest.raises(BundleError, match=r"node vectors are \(59, 6\)"):
         NodeAttention.open(tmp_path, at_random(31))
-    for broken in ("{", '{"cap": 1, "more": 2}', '{"cap": -3}'):
+    for broken in ("{", '{"cap": 1, "more": 2}', '{"cap": -3}', '{"cap": 41}'):
         (tmp_path / "attention.json").write_text(broken)
         with pytest.raises(BundleError, match=r"attention\.json|cap"):
             NodeAttention.open(tmp_path, tree)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.index.node_attention import STEEPEST
 from recsys.models import prefix_scores
 from recsys.models.behaviour_pairs import LevelTable
 from recsys.models.layers.node_attention import NodeAttention
@@ -139,6 +140,22 @@ def test_a_level_of_one_node_has_scores_and_gradients_too(repeated: float, monke
     )
     slope = CandidateLoss(world.prefixes.bounds, everything, everything[:, 0], torch.tensor(0.0))
     same_gradients(world, together(world, slope), expected)
+
+
+def test_behaviours_that_nodes_like_least_have_their_shares_under_the_steepest_cap() -> None:
+    """All shares are e^-40 times those of ages."""
+    torch.manual_seed(0)
+    attention, vectors = NodeAttention(DIM, LENGTH, STEEPEST), torch.ones(NODES, DIM)
+    table = LevelTable(vectors, -100.0 * vectors, torch.randn(NODES, DIM))
+    torch.nn.init.uniform_(attention.age_weight, -5.0, 0.0)
+    asked = torch.zeros(1, LENGTH + 1, dtype=torch.bool)
+    asked[0, LENGTH] = True
+    history = torch.randint(0, NODES, (1, LENGTH))
+    nodes = LevelNodes([torch.arange(NODES)], history, shared=True)
+    factors = attention.prefix_factors(LENGTH).detach()
+    ((_, scores),) = level_scores(torch.zeros(1, DIM), table, factors, Prefixes.of(asked, LENGTH), nodes, STEEPEST)
+    expected = attention.age_weight.flip(0).softmax(0) @ table.values[history[0]].sum(dim=1)
+    assert torch.allclose(scores[0], expected.expand(NODES), rtol=1e-4)
 
 
 @pytest.mark.parametrize("attended", [1, 3, 40])

@@ -26,7 +26,7 @@ class NodeAttention(nn.Module):
     Args:
         dim: width d.
         attended: newest behaviours looked at.
-        cap: bound of the scores before the softmax.
+        cap: bound of the scores before the softmax; at most 40, see `recsys.models.prefix_scores`.
     """
 
     def __init__(self, dim: int, attended: int, cap: float) -> None:
