@@ -28,7 +28,6 @@ class TreeObjective:
         model: what is trained.
         in_batch: targets whose ancestors are columns together; a batch of more is taken in groups of sequences.
         uniform: columns drawn evenly besides.
-        first_level: the first level trained; a beam never looks at levels narrower than itself.
         leaf_weight: weight of the leaves' level, where any other has 1.
         exclude_history: whether leaves that the user had are no columns, as in answers that exclude them.
     """
@@ -36,7 +35,6 @@ class TreeObjective:
     model: Tdm
     in_batch: int = 512
     uniform: int = 256
-    first_level: int = 1
     leaf_weight: float = 1.0
     exclude_history: bool = False
 
@@ -60,8 +58,7 @@ class TreeObjective:
         return total / (max(1, len(targets)) * sum(map(self._weight, self._levels())))
 
     def _levels(self) -> range:
-        depth = self.model.tree.depth
-        return range(min(self.first_level, depth), depth + 1)
+        return range(1, self.model.tree.depth + 1)
 
     def _group(self, prefixes: Prefixes, targets: Tensor, history: Tensor) -> _Group:
         return _Group(prefixes, {level: self._drawn(level, targets, history) for level in self._levels()})

@@ -154,15 +154,6 @@ def test_targets_and_behaviours_that_are_not_in_the_tree_are_left_out() -> None:
     assert torch.isfinite(with_it)
 
 
-def test_only_levels_from_the_first_on_are_trained() -> None:
-    tdm, given = model(), batch()
-    TreeObjective(tdm, first_level=3)(given).backward()  # type: ignore[no-untyped-call]
-    gradient = tdm.inner.weight.grad
-    assert gradient is not None
-    assert not gradient[:7].any()
-    assert gradient[7:15].abs().sum(dim=1).all()
-
-
 @pytest.mark.parametrize("columns", [40, 3])
 @pytest.mark.parametrize("length", [0, LENGTH])
 def test_a_batch_without_targets_or_without_behaviours_has_a_loss_too(length: int, columns: int) -> None:
