@@ -195,7 +195,7 @@ def train(
     """
     _check_loss(model.name, config, len(view.catalogue))
     full = _uses_full_softmax(config, len(view.catalogue))
-    shown = _shown(model, view)
+    shown = shown_rows(model, view)
     source = SequenceSource(
         view.train,
         {field.name: view.users[field.name] for field in model.shape.user_fields},
@@ -301,8 +301,8 @@ def _objective(model: Retriever, config: RetrieverConfig, source: SequenceSource
     )
 
 
-def _shown(model: Retriever, view: TrainView) -> NDArray[np.int64] | None:
-    """The rows that targets are told from; None = all.
+def shown_rows(model: Retriever, view: TrainView) -> NDArray[np.int64] | None:
+    """(C,) the rows that targets are told from, ascending; None = all.
 
     Where ids are hidden in training, an item that training does not show will be what items like it are. Else nothing
     is known of it, and it is better off last, like all that nobody chose, than in the middle.

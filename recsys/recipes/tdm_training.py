@@ -9,7 +9,7 @@ import torch
 
 from recsys.models.tdm import Tdm
 from recsys.models.two_tower import TwoTower
-from recsys.recipes.retriever_recipe import FULL_SOFTMAX_UP_TO, excludes_history, train, validator_of
+from recsys.recipes.retriever_recipe import FULL_SOFTMAX_UP_TO, excludes_history, shown_rows, train, validator_of
 from recsys.recipes.tdm_config import TdmConfig
 from recsys.train.batches import SequenceSampling, SequenceSource
 from recsys.train.beam_objective import BeamObjective
@@ -123,10 +123,12 @@ def _objective(model: Tdm, config: TdmConfig, view: TrainView, *, last: bool) ->
     excludes = excludes_history(config.exclude_history, view.train)
     if config.loss == "beam" and last:
         return BeamObjective(model, config.training_beam, exclude_history=excludes, ranks=view.ranks)
+    shown = shown_rows(model.users, view)
     return TreeObjective(
         model,
         config.in_batch_nodes,
         config.uniform_nodes,
         leaf_weight=config.leaf_weight,
         exclude_history=excludes,
+        shown=None if shown is None else torch.from_numpy(shown).to(model.device),
     )

@@ -44,7 +44,7 @@ class BeamObjective:
     1 where the model would go down from it to the target. Neither takes a gradient; the loss is binary cross-entropy,
     summed over a level's candidates, of scores less the intercept that suits the batch best: which nodes a beam keeps
     does not depend on it, and what a softmax left is far off any. Learned by the nodes themselves it would push down
-    whatever a beam meets until the beam met something else.
+    whatever a beam meets until the beam met something else. A leaf that nobody chose is a candidate like any.
 
     Attributes:
         model: what is trained.

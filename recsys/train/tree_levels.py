@@ -33,7 +33,9 @@ class DrawnLevel:
     log_weight: Tensor | None = None
 
 
-def whole_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor) -> DrawnLevel:
+def whole_level(
+    tree: TreeNodes, level: int, targets: Tensor, history: Tensor, live: Tensor | None = None
+) -> DrawnLevel:
     """All nodes of a level that have an item below are columns of every sequence.
 
     Args:
@@ -41,14 +43,20 @@ def whole_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor) -
         level: which.
         targets: (R,) leaves of the targets.
         history: (B, L) leaves of the behaviours, -1 = none.
+        live: only these of them, ascending, the targets' ancestors included; None = all.
     """
-    nodes = tree.at_level(level)
-    columns = torch.arange(len(nodes), device=nodes.device)
-    asked = LevelNodes([columns] * len(history), _places(nodes, tree.ancestors(history, level)), shared=True)
-    return DrawnLevel(nodes, asked, _places(nodes, tree.ancestors(targets, level)))
+    columns = nodes = tree.at_level(level)
+    if live is not None and len(live) < len(nodes):
+        columns, nodes = live, _met(live, tree.ancestors(history, level))
+    asked = LevelNodes(
+        [_places(nodes, columns)] * len(history), _places(nodes, tree.ancestors(history, level)), shared=True
+    )
+    return DrawnLevel(nodes, asked, _places(columns, tree.ancestors(targets, level)))
 
 
-def sampled_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor, uniform: int) -> DrawnLevel:
+def sampled_level(
+    tree: TreeNodes, level: int, targets: Tensor, history: Tensor, uniform: int, live: Tensor | None = None
+) -> DrawnLevel:
     """A sample of a level by strata, whose weighted sum over columns has the expectation of that over the level.
 
     Every sequence is told from the ancestors of all targets, each counted once, as in the whole level; and from
@@ -62,8 +70,9 @@ def sampled_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor,
         targets: (R,) leaves of the targets.
         history: (B, L) leaves of the behaviours, -1 = none.
         uniform: nodes drawn evenly, at most.
+        live: as in the whole level.
     """
-    live = tree.at_level(level)
+    live = tree.at_level(level) if live is None else live
     own, positive = torch.unique(tree.ancestors(targets, level), return_inverse=True)
     drawn = live[_drawn(len(live), uniform, live.device)]
     drawn = drawn[~torch.isin(drawn, own)]
@@ -71,7 +80,7 @@ def sampled_level(tree: TreeNodes, level: int, targets: Tensor, history: Tensor,
     log_weight = torch.cat([torch.zeros(len(own)), torch.full((len(drawn),), math.log(max(1.0, stands_for)))])
     behaviours = tree.ancestors(history, level)
     columns = torch.cat([own, drawn])
-    nodes = torch.unique(torch.cat([columns, behaviours[behaviours >= 0]]))
+    nodes = _met(columns, behaviours)
     asked = LevelNodes([_places(nodes, columns)] * len(history), _places(nodes, behaviours), shared=True)
     return DrawnLevel(nodes, asked, positive, log_weight.to(nodes.device))
 
@@ -109,7 +118,7 @@ def asked_level(tree: TreeNodes, level: int, wanted: Tensor, history: Tensor, pr
     places = counts[prefixes.sequence][:, None].repeat(1, wanted.shape[1])
     places[there] = place - starts[prefixes.sequence][:, None].expand_as(wanted)[there]
     column_nodes, behaviours = columns % (2 * tree.slots), tree.ancestors(history, level)
-    nodes = torch.unique(torch.cat([column_nodes, behaviours[behaviours >= 0]]))
+    nodes = _met(column_nodes, behaviours)
     by_sequence = torch.split(_places(nodes, column_nodes), counts.tolist())
     return AskedLevel(nodes, LevelNodes(by_sequence, _places(nodes, behaviours)), places)
 
@@ -196,6 +205,12 @@ def _drawn(width: int, count: int, device: torch.device) -> Tensor:
         return torch.randperm(width, device=device)[:count]
     drawn: Tensor = torch.unique(torch.randint(width, (count,), device=device))
     return drawn
+
+
+def _met(columns: Tensor, behaviours: Tensor) -> Tensor:
+    """(Q,) both together, each once, ascending; -1 = none."""
+    met: Tensor = torch.unique(torch.cat([columns, behaviours[behaviours >= 0]]))
+    return met
 
 
 def _places(nodes: Tensor, of: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class TreeObjective:
         uniform: columns drawn evenly besides.
         leaf_weight: weight of the leaves' level, where any other has 1.
         exclude_history: whether leaves that the user had are no columns, as in answers that exclude them.
+        shown: (C,) catalogue rows whose leaves targets are told from, all targets among them; None = all. See
+            `recsys.train.objective.NextItemObjective`. A node above others alone is told from like any.
     """
 
     model: Tdm
@@ -37,6 +40,7 @@ class TreeObjective:
     uniform: int = 256
     leaf_weight: float = 1.0
     exclude_history: bool = False
+    shown: Tensor | None = None
 
     def __call__(self, batch: SequenceBatch) -> Tensor:
         """The mean loss, a scalar."""
@@ -64,10 +68,25 @@ class TreeObjective:
         return _Group(prefixes, {level: self._drawn(level, targets, history) for level in self._levels()})
 
     def _drawn(self, level: int, targets: Tensor, history: Tensor) -> DrawnLevel:
+        tree, live = self.model.tree, self._live(level)
+        if len(live) <= self.in_batch + self.uniform:
+            return whole_level(tree, level, targets, history, live)
+        return sampled_level(tree, level, targets, history, self.uniform, live)
+
+    def _live(self, level: int) -> Tensor:
+        """The nodes of a level that targets are told from."""
         tree = self.model.tree
-        if tree.width(level) <= self.in_batch + self.uniform:
-            return whole_level(tree, level, targets, history)
-        return sampled_level(tree, level, targets, history, self.uniform)
+        nodes = tree.at_level(level)
+        if self.shown is None or level < tree.depth - 1:  # where there are no leaves
+            return nodes
+        rows = tree.rows[(nodes - tree.inner).clamp(min=0)]
+        return nodes[(nodes < tree.inner) | self._is_shown[rows]]
+
+    @cached_property
+    def _is_shown(self) -> Tensor:
+        """(N,) by row."""
+        found = torch.zeros_like(self.model.tree.leaves, dtype=torch.bool)
+        return found if self.shown is None else found.index_fill_(0, self.shown, True)
 
     def _slope(self, drawn: DrawnLevel, prefixes: Prefixes, *, leaves: bool) -> LevelSoftmax:
         had = first_had(drawn.nodes, drawn.asked) if leaves and self.exclude_history else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,9 @@ def model(slots: int = ITEMS, **changes: object) -> Tdm:
     return found
 
 
-def by_hand(tdm: Tdm, given: SequenceBatch, *, exclude: bool = False, leaf_weight: float = 1.0) -> Tensor:
+def by_hand(
+    tdm: Tdm, given: SequenceBatch, *, exclude: bool = False, leaf_weight: float = 1.0, shown: Tensor | None = None
+) -> Tensor:
     """The loss over whole levels, prefix by prefix, through the serving face."""
     tree = tdm.tree
     items = tdm.batch_items(torch.arange(ITEMS))
@@ -67,6 +71,10 @@ def by_hand(tdm: Tdm, given: SequenceBatch, *, exclude: bool = False, leaf_weigh
             if exclude and level == tree.depth:
                 mine = torch.isin(nodes, tree.of_rows(had)) & (nodes != target)
                 scores = scores.masked_fill(mine, -torch.inf)
+            if shown is not None:
+                hidden = tree.rows[tree.rows >= 0]
+                hidden = tree.of_rows(hidden[~torch.isin(hidden, shown)])
+                scores = scores.masked_fill(torch.isin(nodes, hidden), -torch.inf)
             place = torch.searchsorted(nodes, target)
             loss = loss + weight * F.cross_entropy(scores, place) / given.samples
     return loss / weights
@@ -88,6 +96,29 @@ def test_the_loss_over_whole_levels_is_that_of_a_plain_loop(slots: int, exclude:
         assert (ours is None) == (theirs is None), name
         if ours is not None:
             assert torch.allclose(ours, theirs, atol=1e-5), name
+
+
+@pytest.mark.parametrize("slots", [60, 70])
+def test_targets_are_told_from_leaves_that_training_shows(slots: int) -> None:
+    """Padding stands for row 0, which may be none of them."""
+    tdm, given = model(slots), batch()
+    rows = given.history.flatten().unique()
+    moved = {int(row): place + 1 for place, row in enumerate(rows)}
+    history, targets = given.history.clone(), given.targets.clone()
+    history.apply_(lambda row: moved[row])
+    targets.apply_(lambda row: moved.get(row, -1))
+    given = SequenceBatch(history, targets, samples=int((targets >= 0).sum()))
+    shown = torch.arange(1, len(rows) + 1)
+    assert 20 < len(shown) < ITEMS - 5
+    objective = TreeObjective(tdm, in_batch=40, uniform=40, shown=shown)
+    loss = objective(given)
+    assert torch.allclose(loss, by_hand(tdm, given, shown=shown), rtol=1e-5)
+    assert not torch.allclose(loss, by_hand(tdm, given), rtol=1e-3)
+    padded = given.history.clone()
+    padded[1, 3:], padded[2] = 0, 0
+    assert torch.allclose(objective(replace(given, history=padded)), loss, rtol=1e-5)
+    sampled = torch.autograd.grad(TreeObjective(tdm, 10, 10, shown=shown)(given), tdm.users.items.table.weight)[0]  # type: ignore[union-attr]
+    assert not sampled[2:][~torch.isin(torch.arange(ITEMS), shown)].any()
 
 
 def test_a_node_above_a_rows_target_is_its_positive_and_no_other_column() -> None:
