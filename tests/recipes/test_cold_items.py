@@ -10,11 +10,16 @@ import pytest
 import torch
 
 from recsys.data.interactions import EvaluationSet
+from recsys.models.tdm import Tdm
 from recsys.recipes.retriever_recipe import train
+from recsys.recipes.tdm_config import TdmConfig
+from recsys.recipes.tdm_training import _objective as round_objective
+from recsys.recipes.tdm_trees import first_tree
 from recsys.recipes.two_tower import TwoTowerConfig, build_model
 from recsys.testing.planted import Planted
 from recsys.testing.planted_view import planted_view
 from recsys.train.progress import QuietProgress
+from recsys.train.tree_objective import TreeObjective
 from recsys.train.validation import RankingValidator
 from recsys.train.view import TrainView
 
@@ -68,3 +73,14 @@ def test_ids_are_not_hidden_where_there_is_nothing_else_to_see(view: TrainView) 
     config = CONFIG.model_copy(update={"id_dropout": 0.2})
     assert build_model(config, view).shape.id_dropout == 0.2
     assert build_model(config.model_copy(update={"item_fields": "none"}), view).shape.id_dropout == 0.0
+
+
+def test_a_trees_leaves_are_hidden_alike(view: TrainView) -> None:
+    config = TdmConfig(dim=16, history="mean", id_dropout=0.2, tree="random")
+    users = build_model(config, view, "tdm")
+    model = Tdm(users, first_tree(users, config, view))
+    objective = round_objective(model, config, view, last=True)
+    assert isinstance(objective, TreeObjective)
+    assert objective.shown is not None
+    assert objective.shown.tolist() == np.unique(view.train.rows).tolist()
+    assert not np.isin(UNSEEN, objective.shown).any()
