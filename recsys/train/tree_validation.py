@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from recsys.data.interactions import EvaluationSet
 from recsys.features.online import OnlineEncoder
@@ -66,10 +67,11 @@ class TreeValidator:
         attention = node_attention(model)
         search = TreeSearch(attention.tree)
         vectors = user_vectors(model.users, self.codes)
-        for user, (vector, target) in enumerate(zip(vectors, self.target, strict=True)):
-            scorer = attention.user(vector, self.users.history[user])
-            found = search.search(scorer, k, self.beam, self.eligible, self.users.excluded[user])
-            place = np.flatnonzero(found.rows == target)
-            if len(place):
-                ranks[user] = np.count_nonzero(found.scores >= found.scores[place])
+        with threadpool_limits(1, "blas"):  # products of a beam are too small to be shared out
+            for user, (vector, target) in enumerate(zip(vectors, self.target, strict=True)):
+                scorer = attention.user(vector, self.users.history[user])
+                found = search.search(scorer, k, self.beam, self.eligible, self.users.excluded[user])
+                place = np.flatnonzero(found.rows == target)
+                if len(place):
+                    ranks[user] = np.count_nonzero(found.scores >= found.scores[place])
         return ranks
