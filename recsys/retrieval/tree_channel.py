@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from recsys.data.catalogue import Catalogue
 from recsys.errors import BundleError, DeadlineError
@@ -106,17 +108,19 @@ class TreeChannel:
             deadline = Deadline(deadline.at - _TO_ANSWER)
             if deadline.passed:
                 raise DeadlineError(f"{self._name}: no time left after the user tower")
-        found = [
-            self._search.search(
-                self._attention.user(vectors[user], users.history[user]),
-                k,
-                self._beam,
-                allowed,
-                users.excluded[user],
-                deadline,
-            )
-            for user in range(len(users))
-        ]
+        alone = len(users) == 1  # a server, which has one thread of BLAS a process anyway
+        with nullcontext() if alone else threadpool_limits(1, "blas"):  # shared out, small products take longer
+            found = [
+                self._search.search(
+                    self._attention.user(vectors[user], users.history[user]),
+                    k,
+                    self._beam,
+                    allowed,
+                    users.excluded[user],
+                    deadline,
+                )
+                for user in range(len(users))
+            ]
         if not found:
             return Candidates.empty(0)
         rows: Rows = np.concatenate([one.rows for one in found])
