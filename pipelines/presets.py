@@ -105,9 +105,9 @@ def demo(dataset: Dataset | None) -> PipelineConfig:
     """Everything once, in minutes on two cores: two twins where times are real, then the refit."""
     steps = {"batch_users": 8, "ema": 0.99}
     models = {
-        "two_tower": {**steps, "max_epochs": 8},
-        "mind": {**steps, "max_epochs": 7},
-        "tdm": {**steps, "max_epochs": 6, "history": "recency", "round_epochs": 1},
+        "two_tower": {**steps, "max_epochs": 7},
+        "mind": {**steps, "max_epochs": 6},
+        "tdm": {**steps, "max_epochs": 5, "history": "recency", "round_epochs": 1, "round_places": 0.2},
     }
     return _configured("demo", dataset, {"holdouts": _holdouts(dataset), "refit": True, **models})
 
