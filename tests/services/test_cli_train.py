@@ -126,6 +126,8 @@ def test_killed_then_interrupted_it_leaves_no_process_and_what_was_done_stays_do
     data = write_planted(tmp_path / "data", Planted(users=80, items=40, mean_length=8)).path
     out = tmp_path / "run"
     arguments = ["--preset", "demo", "--holdout", "last", "--no-refit", "--only", "two_tower"]
+    longer_than_the_test = ("two_tower.max_epochs=2000", "two_tower.patience=2000")
+    arguments += [part for setting in longer_than_the_test for part in ("--set", setting)]
     command = [sys.executable, "-m", "services.cli.main", "train", *arguments, "--data", str(data), "--out", str(out)]
     under_way = ".work/fit:two_tower@last"
     before = fits()
